@@ -1,0 +1,183 @@
+package api
+
+import "github.com/dspool/dspool"
+
+// The REST API lies under /api/v1. Errors are application/problem+json (RFC 9457) in the
+// form of Problem. Authentication: peer credentials on the server's socket, elsewhere
+// "Authorization: Bearer TOKEN".
+//
+//	GET    /status                                   → Status
+//	GET    /whoami                                   → Whoami
+//	GET    /ca                                       → PEM (text/plain; no authentication)
+//	POST   /apply                        ApplyRequest → ApplyResult
+//	GET    /images                                   → List[dspool.Image]
+//	POST   /images/{name}/build                      → 202 dspool.Operation
+//	DELETE /images/{name}                            → 204
+//	GET    /sizes                                    → List[dspool.Size]
+//	GET    /pools                                    → List[PoolStatus]
+//	GET    /pools/{name}                             → PoolStatus
+//	POST   /pools/{name}/resize         ResizeRequest → PoolStatus
+//	GET    /machines?pool=&all=                      → List[dspool.Machine]
+//	GET    /machines/{name}                          → MachineDetail
+//	DELETE /machines/{name}?force=                   → 202 dspool.Operation
+//	GET    /shares                                   → List[ShareStatus]
+//	GET    /users                                    → List[dspool.User]
+//	POST   /users                      AddUserRequest → 201 dspool.User
+//	DELETE /users/{name}                             → 204
+//	GET    /tokens?user=                             → List[dspool.Token]
+//	POST   /tokens                    AddTokenRequest → 201 NewToken
+//	DELETE /tokens/{id}                              → 204
+//	POST   /jobs                        SubmitRequest → 201 dspool.Job
+//	GET    /jobs?user=&pool=&state=&before=&limit=   → List[dspool.Job], newest first
+//	GET    /jobs/{id}                                → dspool.Job
+//	GET    /jobs/{id}/stream                         → Server-Sent Events "job" with dspool.Job at every change, until it ended
+//	POST   /jobs/{id}/cancel                         → dspool.Job
+//	GET    /jobs/{id}/tasks?state=&after=&limit=     → List[dspool.Task], by index
+//	GET    /jobs/{id}/tasks/{index}                  → dspool.Task
+//	GET    /jobs/{id}/tasks/{index}/output/{stdout|stderr}?offset=&follow=  → bytes; with follow until the task ended
+//	GET    /events?after=&limit=&pool=&machine=&job= → List[dspool.Event], oldest first
+//	GET    /events/stream?after=…                    → Server-Sent Events "event" with dspool.Event
+//	GET    /usage?by=user|pool|job&from=&to=         → Usage
+//	GET    /operations/{id}?wait=30s                 → dspool.Operation
+
+// List is every listing's form.
+type List[T any] struct {
+	Items []T `json:"items"`
+	// More says that the limit cut the list; go on with the last item's key.
+	More bool `json:"more,omitempty"`
+}
+
+// Problem is an error as the API shows it.
+type Problem struct {
+	Type   string         `json:"type,omitempty"`
+	Title  string         `json:"title"`
+	Status int            `json:"status"`
+	Detail string         `json:"detail" doc:"What is wrong and where."`
+	Code   dspool.Code    `json:"code"`
+	Hint   string         `json:"hint,omitempty" doc:"What to do next."`
+	Errors []FieldProblem `json:"errors,omitempty"`
+}
+
+// FieldProblem is one of several things wrong with a request or file.
+type FieldProblem struct {
+	Location string `json:"location" doc:"Such as team.yaml:12 or body.memory."`
+	Message  string `json:"message"`
+	Hint     string `json:"hint,omitempty"`
+}
+
+// Status is the server's own state in short.
+type Status struct {
+	Version      string            `json:"version"`
+	Installation string            `json:"installation" doc:"Names everything this server owns on its hosts."`
+	Started      dspool.Time       `json:"started"`
+	Pools        []PoolStatus      `json:"pools"`
+	Hosts        HostStatus        `json:"hosts"`
+	Images       []dspool.Image    `json:"images"`
+	QueuedTasks  int64             `json:"queued_tasks"`
+	RunningTasks int64             `json:"running_tasks"`
+	Defaults     map[string]string `json:"defaults"`
+	Problems     []string          `json:"problems" doc:"What an administrator should look at."`
+}
+
+// HostStatus says how much of the hosts is taken by machines.
+type HostStatus struct {
+	Capacity dspool.Resources `json:"capacity" doc:"Overcommit multiplied in."`
+	Used     dspool.Resources `json:"used"`
+}
+
+// Whoami says as whom the server sees the caller.
+type Whoami struct {
+	User  string `json:"user" doc:"Empty for the host's root without an account."`
+	Admin bool   `json:"admin"`
+}
+
+// ApplyRequest carries a configuration file's text.
+type ApplyRequest struct {
+	Name   string `json:"name" doc:"The file's name, for messages."`
+	Dir    string `json:"dir,omitempty" doc:"Directory on the server's host that relative paths begin at."`
+	Text   string `json:"text" maxLength:"4194304"`
+	DryRun bool   `json:"dry_run,omitempty"`
+}
+
+// Change is one difference between the file and what is.
+type Change struct {
+	Action string `json:"action" enum:"add,change,remove"`
+	Kind   string `json:"kind"`
+	Name   string `json:"name"`
+	Detail string `json:"detail,omitempty" doc:"Such as max: 4 → 8."`
+}
+
+// ApplyResult says what was changed, or would be.
+type ApplyResult struct {
+	Changes []Change `json:"changes"`
+	Applied bool     `json:"applied"`
+}
+
+// PoolStatus is a pool with what stands in it now.
+type PoolStatus struct {
+	dspool.Pool
+	Machines int    `json:"machines"`
+	Ready    int    `json:"ready"`
+	Idle     int    `json:"idle"`
+	Queued   int64  `json:"queued" doc:"Tasks not placed."`
+	Running  int64  `json:"running" doc:"Tasks placed."`
+	Note     string `json:"note,omitempty" doc:"Why it does not grow, when it should."`
+}
+
+// ResizeRequest changes a pool's numbers; what is absent stays.
+type ResizeRequest struct {
+	Min   *int `json:"min,omitempty"`
+	Max   *int `json:"max,omitempty"`
+	Spare *int `json:"spare,omitempty"`
+}
+
+// MachineDetail is a machine with its claims and its latest events.
+type MachineDetail struct {
+	dspool.Machine
+	Tasks  []dspool.Task  `json:"tasks" doc:"Placed on it now; other people's only for administrators."`
+	Events []dspool.Event `json:"events"`
+}
+
+// ShareStatus is a share with its space.
+type ShareStatus struct {
+	dspool.Share
+	Pools []string `json:"pools"`
+	Total int64    `json:"total" doc:"Bytes of the file system it lies on."`
+	Free  int64    `json:"free"`
+}
+
+// AddUserRequest makes an account.
+type AddUserRequest struct {
+	Name  string `json:"name"`
+	Admin bool   `json:"admin,omitempty"`
+}
+
+// AddTokenRequest makes a token.
+type AddTokenRequest struct {
+	User    string          `json:"user,omitempty" doc:"Whose; only administrators name another."`
+	Name    string          `json:"name,omitempty"`
+	Expires dspool.Duration `json:"expires,omitempty" doc:"From now; 0 is never."`
+}
+
+// NewToken is a token with its secret, which is shown this once.
+type NewToken struct {
+	dspool.Token
+	Secret string `json:"secret"`
+}
+
+// SubmitRequest submits a job.
+type SubmitRequest struct {
+	dspool.JobSpec
+	As string `json:"as,omitempty" doc:"Run as this user; only administrators name another."`
+	// Key makes a repeated submit return the first job instead of making a second.
+	Key string `json:"key,omitempty" maxLength:"64"`
+}
+
+// Usage is the bill for a time.
+type Usage struct {
+	From dspool.Time       `json:"from"`
+	To   dspool.Time       `json:"to"`
+	By   string            `json:"by"`
+	Rows []dspool.UsageRow `json:"rows"`
+	Cost float64           `json:"cost"`
+}

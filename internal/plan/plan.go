@@ -1,0 +1,120 @@
+// Package plan decides what should happen. It is pure: a snapshot and a time go in,
+// a plan comes out; it imports nothing but the nouns and does no I/O.
+package plan
+
+import (
+	"time"
+
+	"github.com/dspool/dspool"
+)
+
+// Snapshot is everything that decisions depend on.
+type Snapshot struct {
+	Pools       []Pool
+	Machines    []Machine // every machine that has not ended
+	Jobs        []Job     // every job with pending or placed tasks
+	Capacity    dspool.Resources
+	MaxMachines int // of the provider; 0 is no limit
+}
+
+// Pool is a pool with its sizes resolved, in the pool's order.
+type Pool struct {
+	dspool.Pool
+	Sizes        []dspool.Size
+	Blocked      string    // why no machine can be created at all, such as an image that is not built; "" if none
+	BackoffUntil time.Time // after failed creations; zero if none
+	LastFailure  string    // of the latest creation, for people
+}
+
+// Machine is a machine with the attempts placed on it.
+type Machine struct {
+	Name, Pool, Size string
+	Resources        dspool.Resources
+	State            dspool.MachineState
+	Cordoned         bool
+	DrainBy          *time.Time
+	Health           dspool.Health
+	HealthReason     string
+	IdleSince        time.Time // since when it has had no claim; its creation if it never had one
+	Remove           string    // reason for which somebody asked for its removal; "" if nobody did
+	Attempts         []Attempt // in order of identifier
+}
+
+// Attempt is an attempt placed on a machine and not ended. Those of a machine that fit it
+// together, running ones first, hold claims; the others are placed ahead: the agent starts
+// them, in order, the moment there is room, without asking the server.
+type Attempt struct {
+	ID      int64
+	Job     int64
+	Request dspool.Resources
+	Running bool
+	Recall  bool // already asked back
+	Since   time.Time
+}
+
+// Job is a job with what of it waits.
+type Job struct {
+	ID         int64
+	User       string
+	Pool       string
+	Size       string // "" means the pool's first that Request fits
+	Request    dspool.Resources
+	Pending    int64
+	Placed     int64
+	MaxRunning int           // 0 is no limit
+	Blocked    string        // why none of it may start, such as a job it waits for; "" if none
+	Created    time.Time
+	TaskTime   time.Duration // mean run time of its ended tasks; 0 if none has ended
+}
+
+// Plan is what should happen, every action with the reason that people see.
+type Plan struct {
+	Place   []Place
+	Recall  []Recall
+	Create  []Create
+	Destroy []Destroy
+	Waiting []Waiting // for every job with pending tasks left after Place
+	Notes   []Note    // for every pool that should grow and does not
+	// WakeAt is when time alone will change the plan (a machine's idle time ends, a
+	// back-off passes); zero if never.
+	WakeAt time.Time
+}
+
+// Place puts the job's Count lowest pending tasks on a machine.
+type Place struct {
+	Job     int64
+	Machine string
+	Count   int
+	Reason  string
+}
+
+// Recall asks an attempt placed ahead and not started back into the queue.
+type Recall struct {
+	Attempt int64
+	Reason  string
+}
+
+// Create makes a machine.
+type Create struct {
+	Pool   string
+	Size   dspool.Size
+	Reason string
+}
+
+// Destroy removes a machine; Job and session claims on it have ended, or its deadline has passed.
+type Destroy struct {
+	Machine string
+	Reason  string
+}
+
+// Waiting is why a job's pending tasks wait.
+type Waiting struct {
+	Job    int64
+	Reason string
+}
+
+// Note is what a pool's owner should know.
+type Note struct {
+	Pool string
+	Text string
+}

@@ -1,0 +1,28 @@
+package dspool
+
+// User is a person's account. UID and GID are the same number, the same on the
+// host, on every machine and on every share, and are never given to another.
+type User struct {
+	Name    string `json:"name"`
+	UID     int    `json:"uid"`
+	Admin   bool   `json:"admin,omitempty"`
+	Created Time   `json:"created"`
+}
+
+// Token is a credential of a user for the API. Its secret is shown once and
+// stored only as a hash.
+type Token struct {
+	ID      string `json:"id"`
+	User    string `json:"user"`
+	Name    string `json:"name,omitempty" maxLength:"128"`
+	Created Time   `json:"created"`
+	Expires *Time  `json:"expires,omitempty"`
+	Used    *Time  `json:"used,omitempty"`
+}
+
+// UIDRange is the range of ids that users have; every other id of a machine is
+// mapped to the machine's private range.
+type UIDRange struct {
+	First int `json:"first"`
+	Last  int `json:"last"`
+}
