@@ -61,8 +61,8 @@ type Job struct {
 	Request    dspool.Resources
 	Pending    int64
 	Placed     int64
-	MaxRunning int           // 0 is no limit
-	Blocked    string        // why none of it may start, such as a job it waits for; "" if none
+	MaxRunning int    // 0 is no limit
+	Blocked    string // why none of it may start, such as a job it waits for; "" if none
 	Created    time.Time
 	TaskTime   time.Duration // mean run time of its ended tasks; 0 if none has ended
 }

@@ -1,0 +1,91 @@
+package store
+
+import (
+	"time"
+
+	"github.com/dspool/dspool"
+)
+
+// MachineRow is a machine with what the server alone knows of it.
+type MachineRow struct {
+	dspool.Machine
+	Disk       int64
+	TokenHash  string    // of the single-use enrolment token
+	AgentKey   string    // hash of the public key that used the token; "" until then
+	Seen       time.Time // last word of the agent; zero if none
+	Remove     string    // reason for which somebody asked for its removal
+	Tries      int       // of the provider action under way
+	RetryAt    time.Time // not before then
+	AgentReady bool      // the agent has joined, perhaps before Create returned
+}
+
+// JobRow is a job with what the server alone knows of it.
+type JobRow struct {
+	dspool.Job
+	UID     int
+	Dir     string        // its directory, relative to the share of jobs
+	Share   string        // name of that share
+	Key     string        // the submit's idempotency key, unique per user; "" if none
+	TaskSum time.Duration // sum of run times of its ended tasks
+	Blocked string        // why none of it may start; "" if none
+}
+
+// Desired is what the server wants of a placed attempt.
+type Desired string
+
+const (
+	Run    Desired = "run"
+	Cancel Desired = "cancel"
+	Recall Desired = "recall" // back into the queue if it has not started
+)
+
+// AttemptRow is one try of a task. A task's state is that of its latest attempt. An attempt holds
+// 1..N machines by its claims; Machine is the first's.
+type AttemptRow struct {
+	ID       int64
+	Job      int64
+	Index    int64
+	Number   int // 1 for the first try
+	User     string
+	State    dspool.TaskState
+	ExitCode *int
+	Reason   string
+	Assigned time.Time
+	Started  *time.Time
+	Ended    *time.Time
+	Claims   []ClaimRow // in order of rank
+}
+
+// ClaimRow is a hold of a machine's resources. From Started to Ended it is also the row that
+// money is computed from.
+type ClaimRow struct {
+	Attempt  int64
+	Rank     int
+	Machine  string
+	Request  dspool.Resources
+	Desired  Desired
+	Why      string // reason for Desired
+	Revision int64  // of Desired; grows over all claims of the installation
+	Started  *time.Time
+	Ended    *time.Time
+}
+
+// ClaimInterval is a claim as usage sees it.
+type ClaimInterval struct {
+	Machine string
+	User    string
+	Job     int64
+	Request dspool.Resources
+	From    time.Time
+	To      time.Time // now, while it lasts
+}
+
+// MachineInterval is a machine as usage sees it.
+type MachineInterval struct {
+	Machine   string
+	Pool      string
+	Resources dspool.Resources
+	Price     float64 // per hour
+	From      time.Time
+	To        time.Time // now, while it lasts
+}
