@@ -1,5 +1,10 @@
 package dspool
 
+import (
+	"slices"
+	"strings"
+)
+
 // User is a person's account. UID and GID are the same number, the same on the
 // host, on every machine and on every share, and are never given to another.
 type User struct {
@@ -25,4 +30,20 @@ type Token struct {
 type UIDRange struct {
 	First int `json:"first"`
 	Last  int `json:"last"`
+}
+
+// systemUsers are accounts that Debian or a package of it makes on hosts or machines.
+var systemUsers = strings.Fields(`root daemon bin sys sync games man lp mail news uucp proxy www-data backup list irc
+	gnats nobody sshd messagebus polkitd postfix systemd-network systemd-resolve systemd-timesync systemd-journal
+	adm tty disk sudo audio dip video plugdev staff users nogroup shadow utmp wheel munge slurm postgres dspool`)
+
+// CheckUserName is CheckName for users; it also refuses the names of system accounts and groups.
+func CheckUserName(name string) error {
+	if err := CheckName("user", name); err != nil {
+		return err
+	}
+	if slices.Contains(systemUsers, name) {
+		return Errorf(Invalid, "user name %s is a system account's", name).WithHint("choose another")
+	}
+	return nil
 }
