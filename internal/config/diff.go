@@ -12,11 +12,17 @@ import (
 // Diff says what applying wanted changes, kind by kind in the order in which adding
 // works: server, users, sizes, shares, images, pools, defaults. Nouns that wanted lacks are
 // removed, except users, who only leave by a command. Both must have their paths
-// filled (SetStateDir). A nil current is an installation with nothing.
+// filled (SetStateDir). A nil current is an installation with nothing; one without
+// Server.Listen does not know how its server runs, and that part is not compared.
 func Diff(current, wanted *Config) []api.Change {
 	changes := []api.Change{}
 	if current == nil {
-		current = &Config{Server: wanted.Server, UIDs: wanted.UIDs}
+		current = &Config{UIDs: wanted.UIDs}
+	}
+	if current.Server.Listen == "" {
+		c := *current
+		c.Server = wanted.Server
+		current = &c
 	}
 	if d := details(serverPairs(current), serverPairs(wanted)); d != "" {
 		changes = append(changes, api.Change{Action: "change", Kind: "server", Name: "server", Detail: d + " (from its next start)"})
