@@ -1,0 +1,56 @@
+package store
+
+import (
+	"context"
+	"crypto/rand"
+	"database/sql"
+	"embed"
+	"encoding/hex"
+	"fmt"
+	"io/fs"
+
+	"github.com/dspool/dspool"
+	"github.com/pressly/goose/v3"
+)
+
+//go:embed migrations/sqlite/*.sql
+var migrations embed.FS
+
+func migrateUp(ctx context.Context, db *sql.DB, path string) error {
+	dir, err := fs.Sub(migrations, "migrations/sqlite")
+	if err != nil {
+		return err
+	}
+	p, err := goose.NewProvider(goose.DialectSQLite3, db, dir, goose.WithDisableGlobalRegistry(true))
+	if err != nil {
+		return fmt.Errorf("read migrations: %w", err)
+	}
+	have, want, err := p.GetVersions(ctx)
+	if err != nil {
+		return fmt.Errorf("read schema version: %w", err)
+	}
+	if have > want {
+		return dspool.Errorf(dspool.Conflict, "%s was written by a newer dspool (its schema is %d, this one knows %d)", path, have, want).
+			WithHint("start the newer dspool, or restore the copy made before it was installed")
+	}
+	if _, err := p.Up(ctx); err != nil {
+		return fmt.Errorf("update schema: %w", err)
+	}
+	return nil
+}
+
+// identify returns the installation's name, made here the first time, and the latest time that a
+// transaction had.
+func identify(ctx context.Context, db *sql.DB) (id string, clock int64, err error) {
+	var b [4]byte
+	_, _ = rand.Read(b[:]) // it never fails
+	_, err = db.ExecContext(ctx, `INSERT INTO installation (id, clock, machine, job, attempt, event, revision)
+		SELECT ?, 0, 0, 0, 0, 0, 0 WHERE NOT EXISTS (SELECT 1 FROM installation)`, hex.EncodeToString(b[:]))
+	if err != nil {
+		return "", 0, fmt.Errorf("name the installation: %w", err)
+	}
+	if err := db.QueryRowContext(ctx, `SELECT id, clock FROM installation`).Scan(&id, &clock); err != nil {
+		return "", 0, fmt.Errorf("read the installation's name: %w", err)
+	}
+	return id, clock, nil
+}
