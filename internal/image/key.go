@@ -1,0 +1,46 @@
+package image
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"regexp"
+	"runtime"
+)
+
+// builderVersion is part of every key: raise it when the builder makes something
+// else of the same recipe.
+const builderVersion = 1
+
+var keyPattern = regexp.MustCompile(`^[0-9a-f]{32}$`)
+
+// Key is a hash over everything that decides the image's content: 32 hex digits.
+// Where packages are fetched from does not, unless the recipe itself says so.
+func (r Recipe) Key() string {
+	type file struct {
+		Path, SHA256 string
+		Mode         uint32
+	}
+	in := struct {
+		Builder           int
+		Arch, Name, Suite string
+		Parent            string
+		Mirror            Mirror
+		Packages          []string
+		Files             []file
+		Run               []string
+	}{Builder: builderVersion, Arch: runtime.GOARCH, Name: r.Name, Suite: r.Suite, Mirror: r.Mirror, Packages: r.Packages, Run: r.Run}
+	if r.Parent != nil {
+		in.Parent = r.Parent.Key()
+	}
+	for _, f := range r.Files {
+		sum := sha256.Sum256(f.Content)
+		in.Files = append(in.Files, file{Path: f.Path, SHA256: hex.EncodeToString(sum[:]), Mode: f.Mode})
+	}
+	text, err := json.Marshal(in)
+	if err != nil {
+		panic("image: marshal of plain data: " + err.Error())
+	}
+	sum := sha256.Sum256(text)
+	return hex.EncodeToString(sum[:16])
+}
