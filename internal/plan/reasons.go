@@ -1,0 +1,234 @@
+package plan
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/dspool/dspool"
+)
+
+// report turns what was decided into actions, with the sentences that people read. A
+// sentence holds nothing that changes by time alone but the back-off's countdown.
+func (p *planner) report() {
+	for i := range p.jobs {
+		j := &p.jobs[i]
+		for _, s := range j.spots {
+			if s.n > 0 {
+				p.plan.Place = append(p.plan.Place, Place{Job: j.ID, Machine: s.m.Name, Count: int(s.n), Reason: fmt.Sprintf("machine %s has room", s.m.Name)})
+			}
+			if s.more > 0 {
+				p.plan.Place = append(p.plan.Place, Place{Job: j.ID, Machine: s.m.Name, Count: int(s.more),
+					Reason: fmt.Sprintf("placed ahead on machine %s, where tasks of this job take about %s", s.m.Name, brief(j.TaskTime))})
+			}
+		}
+	}
+	for _, m := range p.made {
+		reason := m.reason
+		if j := m.creator; j != nil {
+			n := j.limit - j.placed
+			reason = fmt.Sprintf("%s waits with %s of %v", j.title(), count(n, "task"), j.Request)
+		}
+		p.plan.Create = append(p.plan.Create, Create{Pool: m.pool.Name, Size: *m.create, Reason: reason})
+	}
+	texts := map[*class]string{}
+	for i := range p.jobs {
+		j := &p.jobs[i]
+		if j.Pending <= j.placed {
+			continue
+		}
+		p.plan.Waiting = append(p.plan.Waiting, Waiting{Job: j.ID, Reason: p.waiting(j, texts)})
+	}
+	for _, pl := range p.pools {
+		if j := pl.blockedJob(); j != nil {
+			pl.note(j.class.blocker, j.class.create)
+		}
+		if b := pl.noted; b != free {
+			p.plan.Notes = append(p.plan.Notes, Note{Pool: pl.Name, Text: p.blockerText(pl, b, pl.notedSize)})
+		}
+	}
+}
+
+// blockedJob returns the first job for which a machine should be created and cannot.
+func (pl *pool) blockedJob() *job {
+	for _, j := range pl.jobs {
+		if j.left > 0 && j.waits() && j.class.blocker != free {
+			return j
+		}
+	}
+	return nil
+}
+
+// note remembers why the pool does not grow; a job's need comes before min and spare.
+func (pl *pool) note(b blocker, size *dspool.Size) { pl.noted, pl.notedSize = b, size }
+
+// waiting says why the job's pending tasks wait.
+func (p *planner) waiting(j *job, texts map[*class]string) string {
+	pl := p.by[j.Pool]
+	switch {
+	case j.Blocked != "":
+		return j.Blocked
+	case pl == nil:
+		return fmt.Sprintf("pool %s does not exist", j.Pool)
+	case j.limit == j.placed: // so it is MaxRunning that holds the others back
+		return fmt.Sprintf("%d of at most %s run (max running)", j.Placed+j.placed, count(int64(j.MaxRunning), "task"))
+	case len(j.next) == 1:
+		return "waits for a machine that is starting"
+	case len(j.next) > 1:
+		return fmt.Sprintf("waits for %d machines that are starting", len(j.next))
+	}
+	if m := pl.reserved; m != nil {
+		if m.reserved == j {
+			return fmt.Sprintf("waits for room on machine %s, which is reserved for it", m.Name)
+		}
+		if c := j.class; c.req.fits(m.free) && (c.size == "" || c.size == m.size) {
+			return fmt.Sprintf("machine %s is reserved for %s, which needs more room", m.Name, m.reserved.title())
+		}
+	}
+	text, ok := texts[j.class]
+	if !ok {
+		text = p.classText(pl, j.class)
+		texts[j.class] = text
+	}
+	return text
+}
+
+func (p *planner) classText(pl *pool, c *class) string {
+	if c.blocker != noSize {
+		text := p.blockerText(pl, c.blocker, c.create)
+		if c.blocker == poolMax {
+			text += pl.census(c)
+		}
+		return text
+	}
+	task := fmt.Sprintf("a task of %v", c.req.resources())
+	if c.size == "" {
+		return fmt.Sprintf("%s fits no size of pool %s", task, pl.Name)
+	}
+	for _, s := range pl.Sizes {
+		if s.Name == c.size {
+			return fmt.Sprintf("%s does not fit size %s (%v)", task, s.Name, s.Resources)
+		}
+	}
+	return fmt.Sprintf("pool %s has no size %s", pl.Name, c.size)
+}
+
+// blockerText says why no machine can be created.
+func (p *planner) blockerText(pl *pool, b blocker, size *dspool.Size) string {
+	switch b {
+	case poolBlocked:
+		return pl.Blocked
+	case backoff:
+		left := pl.BackoffUntil.Sub(p.now)
+		return fmt.Sprintf("creating machines failed: %s; next try in %s", pl.LastFailure, seconds(left+time.Second-1))
+	case probing:
+		return fmt.Sprintf("creating machines failed: %s; one machine is tried first", pl.LastFailure)
+	case poolMax:
+		return fmt.Sprintf("pool %s is at its max of %s", pl.Name, count(int64(pl.Max), "machine"))
+	case providerMax:
+		text := fmt.Sprintf("the provider can have at most %s", count(int64(p.s.MaxMachines), "machine"))
+		if len(p.all)+len(p.made) < p.s.MaxMachines {
+			text += "; the rest is kept for the min of other pools"
+		}
+		return text
+	case hostsTooSmall:
+		return fmt.Sprintf("a machine of size %s (%v) is larger than the hosts (%v)", size.Name, size.Resources, p.s.Capacity)
+	case hostsFull:
+		return p.fullText(size)
+	}
+	return "waits for room"
+}
+
+// fullText names the resource that the hosts lack.
+func (p *planner) fullText(size *dspool.Size) string {
+	text := fmt.Sprintf("the hosts have no room for another machine of size %s: ", size.Name)
+	one, whole := toVec(size.Resources), toVec(p.s.Capacity)
+	used, all := p.total.resources(), p.s.Capacity
+	switch left := whole.plus(p.total, -1); {
+	case one.cpu > left.cpu:
+		return text + fmt.Sprintf("%s of %s cpus are taken", dspool.FormatCPUs(used.CPUs), dspool.FormatCPUs(all.CPUs))
+	case one.mem > left.mem:
+		return text + fmt.Sprintf("%s of %s memory are taken", dspool.FormatBytes(used.Memory), dspool.FormatBytes(all.Memory))
+	case one.gpu > left.gpu:
+		return text + fmt.Sprintf("%d of %d gpus are taken", used.GPUs, all.GPUs)
+	}
+	return text + "the rest is kept for the min of other pools"
+}
+
+// census says what the machines of a full pool do, as a task of the class sees them.
+func (pl *pool) census(c *class) string {
+	var busy, small, starting, cordoned, draining, unhealthy, stopped, going int
+	for _, m := range pl.machines {
+		switch {
+		case m.destroyed || m.State == dspool.Destroying:
+			going++
+		case m.Remove != "" || m.DrainBy != nil:
+			draining++
+		case m.Cordoned:
+			cordoned++
+		case m.coming:
+			starting++
+		case m.State != dspool.Ready:
+			stopped++
+		case !m.usable:
+			unhealthy++
+		case !c.req.fits(m.total) || (c.size != "" && c.size != m.size):
+			small++
+		default:
+			busy++
+		}
+	}
+	for _, m := range pl.coming.all {
+		if m.Machine == nil {
+			starting++
+		}
+	}
+	if busy == pl.count {
+		if busy == 1 {
+			return " and it is busy"
+		}
+		return " and all are busy"
+	}
+	var parts []string
+	add := func(n int, what string) {
+		if n > 0 {
+			parts = append(parts, strconv.Itoa(n)+" "+what)
+		}
+	}
+	add(busy, "busy")
+	add(small, "of a size that does not fit")
+	add(starting, "starting")
+	add(cordoned, "cordoned")
+	add(draining, "draining")
+	add(unhealthy, "unhealthy")
+	add(stopped, "stopped")
+	add(going, "being removed")
+	return ": " + strings.Join(parts, ", ")
+}
+
+func (j *job) title() string { return fmt.Sprintf("job %d of %s", j.ID, j.User) }
+
+func count(n int64, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return strconv.FormatInt(n, 10) + " " + noun + "s"
+}
+
+func because(reason string) string {
+	if reason == "" {
+		return ""
+	}
+	return " (" + reason + ")"
+}
+
+func seconds(d time.Duration) string { return dspool.Duration(d.Truncate(time.Second)).String() }
+
+// brief prints a run time without needless digits.
+func brief(d time.Duration) string {
+	if d >= time.Millisecond {
+		return d.Round(time.Millisecond).String()
+	}
+	return d.Round(time.Microsecond).String()
+}
