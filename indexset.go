@@ -20,15 +20,20 @@ type indexRange struct{ first, last int64 }
 // ParseIndexSet reads "1-1000", "7" or "1-10,20,30-40": indices from 0 to 2^31-1,
 // at most MaxArray of them.
 func ParseIndexSet(s string) (IndexSet, error) {
+	if n := strings.Count(s, ",") + 1; n > 10_000 {
+		return IndexSet{}, Errorf(Invalid, "array %s has %d parts", Quote(s), n).WithHint("at most 10000")
+	}
+	return readIndexSet(s)
+}
+
+// readIndexSet reads as many parts as there are: what is left of a set may have more than
+// any that a person gave.
+func readIndexSet(s string) (IndexSet, error) {
 	var set IndexSet
 	if s == "" {
 		return set, nil
 	}
-	parts := strings.Split(s, ",")
-	if len(parts) > 10_000 {
-		return IndexSet{}, Errorf(Invalid, "array %s has %d parts", Quote(s), len(parts)).WithHint("at most 10000")
-	}
-	for _, part := range parts {
+	for part := range strings.SplitSeq(s, ",") {
 		a, b, isRange := strings.Cut(part, "-")
 		if !isRange {
 			b = a
@@ -136,8 +141,8 @@ func (s IndexSet) String() string {
 // MarshalText writes the form that ParseIndexSet reads.
 func (s IndexSet) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
-// UnmarshalText reads what ParseIndexSet reads.
+// UnmarshalText reads what MarshalText writes, however many ranges that has.
 func (s *IndexSet) UnmarshalText(b []byte) (err error) {
-	*s, err = ParseIndexSet(string(b))
+	*s, err = readIndexSet(string(b))
 	return err
 }
