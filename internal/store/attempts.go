@@ -9,10 +9,20 @@ import (
 
 const attemptSelect = `SELECT a.id, a.job, a.idx, a.number, a.user_name, a.state, a.exit_code, a.reason, a.assigned, a.started, a.ended, ` +
 	`c.rank, c.machine, c.cpus, c.memory, c.gpus, c.desired, c.why, c.revision, c.started, c.ended ` +
-	`FROM attempts a JOIN claims c ON c.attempt = a.id WHERE `
+	`FROM attempts a JOIN claims c ON c.attempt = a.id WHERE a.id IN (%s) ORDER BY a.id, c.rank`
 
-// attempts reads attempts with their claims; the query's rows come by attempt and rank.
-func (tx *Tx) attempts(where string, args ...any) ([]AttemptRow, error) {
+// Subqueries of attemptSelect.
+const (
+	allOpen       = `SELECT id FROM attempts WHERE ended IS NULL`
+	openOfJob     = allOpen + ` AND job = ?`
+	openOfMachine = `SELECT attempt FROM claims WHERE machine = ? AND ended IS NULL`
+	openSince     = openOfMachine + ` AND revision > ?`
+)
+
+// attempts reads the attempts whose identifiers a subquery names, with their claims. The subquery
+// keeps the database on the index that finds the few; asked directly for those that are open, in
+// order, it would walk through all history.
+func (tx *Tx) attempts(ids string, args ...any) ([]AttemptRow, error) {
 	var out []AttemptRow
 	// One row to read into, for this is read more often than anything else.
 	var a AttemptRow
@@ -20,7 +30,7 @@ func (tx *Tx) attempts(where string, args ...any) ([]AttemptRow, error) {
 	var cpus int64
 	dest := []any{&a.ID, &a.Job, &a.Index, &a.Number, &a.User, &a.State, &a.ExitCode, &a.Reason, timeIn{&a.Assigned}, maybeIn{&a.Started}, maybeIn{&a.Ended},
 		&c.Rank, &c.Machine, &cpus, &c.Request.Memory, &c.Request.GPUs, &c.Desired, &c.Why, &c.Revision, maybeIn{&c.Started}, maybeIn{&c.Ended}}
-	err := tx.each(attemptSelect+where+` ORDER BY a.id, c.rank`, args, func(r row) error {
+	err := tx.each(fmt.Sprintf(attemptSelect, ids), args, func(r row) error {
 		if err := r.Scan(dest...); err != nil {
 			return err
 		}
@@ -120,8 +130,8 @@ func (tx *Tx) numbers(as []AttemptRow) (map[taskKey]int, error) {
 func (tx *Tx) Attempts(ids []int64) ([]AttemptRow, error) {
 	var out []AttemptRow
 	ids = slices.Compact(slices.Sorted(slices.Values(ids)))
-	err := chunks(`a.id IN (?)`, ids, func(where string, args []any) error {
-		as, err := tx.attempts(where, args...)
+	err := chunks(`(?)`, ids, func(in string, args []any) error {
+		as, err := tx.attempts(in[1:len(in)-1], args...)
 		out = append(out, as...)
 		return err
 	})
@@ -129,7 +139,8 @@ func (tx *Tx) Attempts(ids []int64) ([]AttemptRow, error) {
 }
 
 // UpdateAttempts writes what became of attempts: state, exit code, reason, start and end, and start
-// and end of their claims; nothing else of them is read. NotFound if one or its claim does not exist.
+// and end of their claims; nothing else of them is read. An attempt that has ended holds nothing:
+// its claims that say no end of their own end with it. NotFound if one or its claim does not exist.
 func (tx *Tx) UpdateAttempts(as []AttemptRow) error {
 	freed := map[string]int64{}
 	for i := range as {
@@ -145,9 +156,17 @@ func (tx *Tx) UpdateAttempts(as []AttemptRow) error {
 		if err != nil {
 			return wrap(err, "update attempt %d", a.ID)
 		}
-		for rank := range a.Claims {
-			if err := tx.updateClaim(a.ID, &a.Claims[rank], freed); err != nil {
+		for _, c := range a.Claims {
+			if c.Ended == nil {
+				c.Ended = a.Ended
+			}
+			if err := tx.updateClaim(a.ID, c, freed); err != nil {
 				return wrap(err, "update claim of attempt %d", a.ID)
+			}
+		}
+		if len(a.Claims) == 0 && a.Ended != nil {
+			if err := tx.endClaims(a.ID, *a.Ended, freed); err != nil {
+				return wrap(err, "end claims of attempt %d", a.ID)
 			}
 		}
 	}
@@ -188,18 +207,17 @@ func (tx *Tx) DeleteAttempts(ids []int64) error {
 // OpenAttempts returns the attempts that have not ended, by identifier: of one machine or, if
 // machine is "", of all.
 func (tx *Tx) OpenAttempts(machine string) ([]AttemptRow, error) {
-	where, args := `a.ended IS NULL`, []any(nil)
+	query, args := allOpen, []any(nil)
 	if machine != "" {
-		where += ` AND a.id IN (SELECT attempt FROM claims WHERE machine = ? AND ended IS NULL)`
-		args = append(args, machine)
+		query, args = openOfMachine, []any{machine}
 	}
-	as, err := tx.attempts(where, args...)
+	as, err := tx.attempts(query, args...)
 	return as, wrap(err, "list open attempts")
 }
 
 // OpenAttemptsOfJob returns a job's attempts that have not ended, by identifier.
 func (tx *Tx) OpenAttemptsOfJob(job int64) ([]AttemptRow, error) {
-	as, err := tx.attempts(`a.ended IS NULL AND a.job = ?`, job)
+	as, err := tx.attempts(openOfJob, job)
 	return as, wrap(err, "list open attempts of job %d", job)
 }
 

@@ -2,6 +2,7 @@ package store
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/dspool/dspool"
 )
@@ -15,7 +16,7 @@ func (tx *Tx) insertClaim(c *ClaimRow) error {
 }
 
 // updateClaim writes a claim's start and end and notes in freed when it ended.
-func (tx *Tx) updateClaim(attempt int64, c *ClaimRow, freed map[string]int64) error {
+func (tx *Tx) updateClaim(attempt int64, c ClaimRow, freed map[string]int64) error {
 	n, err := tx.exec(`UPDATE claims SET started = ?, ended = ? WHERE attempt = ? AND rank = ?`,
 		micros(c.Started), micros(c.Ended), attempt, c.Rank)
 	if err == nil && n == 0 {
@@ -25,6 +26,16 @@ func (tx *Tx) updateClaim(attempt int64, c *ClaimRow, freed map[string]int64) er
 		freed[c.Machine] = max(freed[c.Machine], c.Ended.UnixMicro())
 	}
 	return err
+}
+
+// endClaims ends what an attempt still holds.
+func (tx *Tx) endClaims(attempt int64, at time.Time, freed map[string]int64) error {
+	return tx.change(`UPDATE claims SET ended = ? WHERE attempt = ? AND ended IS NULL RETURNING machine`, []any{stored(at), attempt}, func(r row) error {
+		var machine string
+		err := r.Scan(&machine)
+		freed[machine] = max(freed[machine], at.UnixMicro())
+		return err
+	})
 }
 
 // free notes when claims on machines ended.
@@ -90,7 +101,7 @@ func (tx *Tx) ClaimsSince(machine string, after int64) (rows []AttemptRow, revis
 	if revision <= after {
 		return nil, revision, nil
 	}
-	rows, err = tx.attempts(`a.ended IS NULL AND a.id IN (SELECT attempt FROM claims WHERE machine = ? AND ended IS NULL AND revision > ?)`, machine, after)
+	rows, err = tx.attempts(openSince, machine, after)
 	if err != nil {
 		return nil, 0, fmt.Errorf("list claims on %s: %w", machine, err)
 	}

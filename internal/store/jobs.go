@@ -1,8 +1,10 @@
 package store
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/dspool/dspool"
@@ -132,8 +134,11 @@ func (tx *Tx) JobsByID(ids []int64) (map[int64]JobRow, error) {
 // JobByKey returns the job that user submitted with an idempotency key, if there is one. Where a
 // removed user had the same name, it is the newest job of the two; its UID tells them apart.
 func (tx *Tx) JobByKey(user, key string) (JobRow, bool, error) {
-	j, found, err := one(tx, scanJob, jobFull+` WHERE user_name = ? AND submit_key = ? ORDER BY id DESC LIMIT 1`, user, key)
-	return j, found, wrap(err, "find job by key")
+	found, err := list(tx, scanJob, jobFull+` WHERE user_name = ? AND submit_key = ?`, user, key)
+	if err != nil || len(found) == 0 {
+		return JobRow{}, false, wrap(err, "find job by key")
+	}
+	return slices.MaxFunc(found, func(a, b JobRow) int { return cmp.Compare(a.ID, b.ID) }), true, nil
 }
 
 // OpenJobs returns the jobs that have not ended, by identifier, without command and environment:
@@ -165,7 +170,10 @@ func (tx *Tx) Jobs(f JobFilter) ([]JobRow, error) {
 	if n := len(f.States); n > 0 {
 		add(`state IN (?` + strings.Repeat(`, ?`, n-1) + `)`)
 		for _, st := range f.States {
-			args = append(args, st)
+			args = append(args, string(st))
+		}
+		if !slices.ContainsFunc(f.States, dspool.JobState.Ended) {
+			add(jobOpen) // true already, but it names the index of the few
 		}
 	}
 	if f.Before > 0 {

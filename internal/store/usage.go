@@ -1,52 +1,78 @@
 package store
 
-import "time"
+import (
+	"cmp"
+	"slices"
+	"time"
+)
 
-// MachineIntervals returns, by machine, when machines existed between from and to, cut to that
-// range and to now.
+// Each half of a union has its own index: one finds what lasts, the other what ended late enough,
+// however long the history. The queries leave the order to Go, for the same reason as attempts.
+const (
+	machineIntervals = `SELECT id, name, pool, cpus, memory, gpus, price, created, ended FROM machines WHERE created < ? AND ended IS NULL
+		UNION ALL SELECT id, name, pool, cpus, memory, gpus, price, created, ended FROM machines WHERE created < ? AND ended > ?`
+	claimIntervals = `SELECT c.attempt, c.machine, a.user_name, a.job, c.cpus, c.memory, c.gpus, c.started, c.ended
+			FROM claims c JOIN attempts a ON a.id = c.attempt WHERE c.started < ? AND c.ended IS NULL
+		UNION ALL SELECT c.attempt, c.machine, a.user_name, a.job, c.cpus, c.memory, c.gpus, c.started, c.ended
+			FROM claims c JOIN attempts a ON a.id = c.attempt WHERE c.started < ? AND c.ended > ?`
+)
+
+// MachineIntervals returns, oldest machine first, when machines existed between from and to, cut to
+// that range and to now.
 func (tx *Tx) MachineIntervals(from, to time.Time) ([]MachineInterval, error) {
-	to = tx.until(to)
-	out, err := list(tx, func(r row, m *MachineInterval) error {
+	return intervals(tx, machineIntervals, from, to, func(r row, id *int64, m *MachineInterval) error {
 		var cpus int64
-		err := r.Scan(&m.Machine, &m.Pool, &cpus, &m.Resources.Memory, &m.Resources.GPUs, &m.Price, timeIn{&m.From}, timeIn{&m.To})
+		err := r.Scan(id, &m.Machine, &m.Pool, &cpus, &m.Resources.Memory, &m.Resources.GPUs, &m.Price, timeIn{&m.From}, timeIn{&m.To})
 		m.Resources.CPUs = fromMilli(cpus)
-		m.From, m.To = clip(m.From, m.To, from, to)
 		return err
-	}, `SELECT name, pool, cpus, memory, gpus, price, created, ended FROM machines
-		WHERE created < ? AND (ended IS NULL OR ended > ?) ORDER BY id`, to.UnixMicro(), from.UnixMicro())
-	return out, wrap(err, "list machine intervals")
+	}, func(m *MachineInterval) (*time.Time, *time.Time) { return &m.From, &m.To })
 }
 
-// ClaimIntervals returns, by attempt, when claims were held between from and to, cut to that
-// range and to now. Claims that never started are not among them.
+// ClaimIntervals returns, oldest attempt first, when claims were held between from and to, cut to
+// that range and to now. Claims that never started are not among them.
 func (tx *Tx) ClaimIntervals(from, to time.Time) ([]ClaimInterval, error) {
-	to = tx.until(to)
-	out, err := list(tx, func(r row, c *ClaimInterval) error {
+	return intervals(tx, claimIntervals, from, to, func(r row, id *int64, c *ClaimInterval) error {
 		var cpus int64
-		err := r.Scan(&c.Machine, &c.User, &c.Job, &cpus, &c.Request.Memory, &c.Request.GPUs, timeIn{&c.From}, timeIn{&c.To})
+		err := r.Scan(id, &c.Machine, &c.User, &c.Job, &cpus, &c.Request.Memory, &c.Request.GPUs, timeIn{&c.From}, timeIn{&c.To})
 		c.Request.CPUs = fromMilli(cpus)
-		c.From, c.To = clip(c.From, c.To, from, to)
 		return err
-	}, `SELECT c.machine, a.user_name, a.job, c.cpus, c.memory, c.gpus, c.started, c.ended FROM claims c JOIN attempts a ON a.id = c.attempt
-		WHERE c.started < ? AND (c.ended IS NULL OR c.ended > ?) ORDER BY c.attempt, c.rank`, to.UnixMicro(), from.UnixMicro())
-	return out, wrap(err, "list claim intervals")
+	}, func(c *ClaimInterval) (*time.Time, *time.Time) { return &c.From, &c.To })
 }
 
-// until is to, or now if that is earlier.
-func (tx *Tx) until(to time.Time) time.Time {
+// intervals reads and cuts the rows of a query that wants to, to and from. A zero end is one that
+// has not come yet.
+func intervals[T any](tx *Tx, query string, from, to time.Time, scan func(row, *int64, *T) error, ends func(*T) (from, to *time.Time)) ([]T, error) {
 	if to.After(tx.now) {
-		return tx.now
+		to = tx.now
 	}
-	return to.UTC()
-}
-
-// clip cuts [start,end) to [from,to); a zero end has not come yet.
-func clip(start, end, from, to time.Time) (time.Time, time.Time) {
-	if start.Before(from) {
-		start = from.UTC()
+	if !from.Before(to) {
+		return nil, nil
 	}
-	if end.IsZero() || end.After(to) {
-		end = to
+	from, to = from.UTC(), to.UTC()
+	type numbered struct {
+		id int64
+		v  T
 	}
-	return start, end
+	rows, err := list(tx, func(r row, n *numbered) error {
+		if err := scan(r, &n.id, &n.v); err != nil {
+			return err
+		}
+		start, end := ends(&n.v)
+		if start.Before(from) {
+			*start = from
+		}
+		if end.IsZero() || end.After(to) {
+			*end = to
+		}
+		return nil
+	}, query, to.UnixMicro(), to.UnixMicro(), from.UnixMicro())
+	if err != nil {
+		return nil, wrap(err, "list intervals")
+	}
+	slices.SortStableFunc(rows, func(a, b numbered) int { return cmp.Compare(a.id, b.id) })
+	out := make([]T, len(rows))
+	for i, n := range rows {
+		out[i] = n.v
+	}
+	return out, nil
 }
