@@ -9,7 +9,7 @@ import (
 // JobSpec is what a user submits.
 type JobSpec struct {
 	Name       string            `json:"name,omitempty" doc:"For people; the command's first word unless given." maxLength:"128"`
-	Pool       string            `json:"pool"`
+	Pool       string            `json:"pool,omitempty" doc:"The default pool unless given."`
 	Size       string            `json:"size,omitempty" doc:"Size of machine; unless given, the pool's first that one task fits."`
 	Command    []string          `json:"command" doc:"Program and arguments; no shell unless it is one." minItems:"1"`
 	Env        map[string]string `json:"env,omitempty"`

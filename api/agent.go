@@ -43,6 +43,7 @@ type AttemptDirective struct {
 	Job    int64  `json:"job"`
 	Index  int64  `json:"index"`
 	Cancel bool   `json:"cancel,omitempty" doc:"End it, or never start it."`
+	Recall bool   `json:"recall,omitempty" doc:"With Cancel: only if it has not started; a started one runs on."`
 	Reason string `json:"reason,omitempty" doc:"Why it is cancelled."`
 }
 

@@ -35,7 +35,7 @@ import "github.com/dspool/dspool"
 //	GET    /jobs/{id}/tasks?state=&after=&limit=     → List[dspool.Task], by index
 //	GET    /jobs/{id}/tasks/{index}                  → dspool.Task
 //	GET    /jobs/{id}/tasks/{index}/output/{stdout|stderr}?offset=&follow=  → bytes; with follow until the task ended
-//	GET    /events?after=&limit=&pool=&machine=&job= → List[dspool.Event], oldest first
+//	GET    /events?after=&latest=&limit=&pool=&machine=&job= → List[dspool.Event], oldest first
 //	GET    /events/stream?after=…                    → Server-Sent Events "event" with dspool.Event
 //	GET    /usage?by=user|pool|job&from=&to=         → Usage
 //	GET    /operations/{id}?wait=30s                 → dspool.Operation

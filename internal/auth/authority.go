@@ -4,6 +4,7 @@ import (
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
+	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/tls"
@@ -224,4 +225,17 @@ func (a *Authority) sign(template *x509.Certificate, public any, now time.Time) 
 	template.SerialNumber = serial()
 	template.NotBefore = now.Add(-skew)
 	return x509.CreateCertificate(rand.Reader, template, a.cert, public, a.key)
+}
+
+// EnrolToken is the token with which a machine joins. It follows from the authority's key and the
+// machine's name, which is never used again, so that making a machine a second time after a
+// crash gives it the same one and no token lies in the store.
+func (a *Authority) EnrolToken(machine string) (string, error) {
+	der, err := x509.MarshalPKCS8PrivateKey(a.key)
+	if err != nil {
+		return "", err
+	}
+	mac := hmac.New(sha256.New, der)
+	mac.Write([]byte("dspool enrol token\x00" + machine))
+	return hex.EncodeToString(mac.Sum(nil)), nil
 }

@@ -49,6 +49,8 @@ type AgentBoot struct {
 	CA         string `json:"ca"`          // PEM of the authority to trust
 	Machine    string `json:"machine"`
 	Token      string `json:"token"` // single use, bound to the machine
+
+	Resources dspool.Resources `json:"resources"` // what the agent may give to attempts together
 }
 
 // Handle is what the provider knows about a machine it made.

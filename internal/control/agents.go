@@ -1,0 +1,299 @@
+package control
+
+import (
+	"context"
+	"crypto/subtle"
+	"fmt"
+	"time"
+
+	"github.com/dspool/dspool"
+	"github.com/dspool/dspool/api"
+	"github.com/dspool/dspool/internal/auth"
+	"github.com/dspool/dspool/internal/store"
+)
+
+// Enrol joins a machine: it trades the machine's single-use token for a certificate. The same key
+// may ask again (its agent may have been killed before it stored the answer), any other may not.
+func (c *Control) Enrol(ctx context.Context, req api.EnrolRequest) (api.EnrolResponse, error) {
+	key, hash, err := auth.ParseRequest(req.CSR)
+	if err != nil {
+		return api.EnrolResponse{}, err
+	}
+	err = c.write(ctx, func(w *work) error {
+		m, err := w.Machine(req.Machine)
+		if dspool.ErrorCode(err) == dspool.NotFound {
+			return auth.ErrUnauthenticated
+		} else if err != nil {
+			return err
+		}
+		right := subtle.ConstantTimeCompare([]byte(m.TokenHash), []byte(auth.HashSecret(req.Token))) == 1
+		if !right || m.TokenHash == "" || m.State.Ended() || (m.AgentKey != "" && m.AgentKey != hash) {
+			return auth.ErrUnauthenticated
+		}
+		m.AgentKey, m.AgentReady, m.Seen = hash, true, w.Now()
+		if m.State == dspool.Starting {
+			if err := w.makeReady(&m); err != nil {
+				return err
+			}
+		}
+		return w.UpdateMachine(m)
+	})
+	if err != nil {
+		return api.EnrolResponse{}, err
+	}
+	cert, err := c.Authority.SignMachine(req.Machine, key, time.Now())
+	return api.EnrolResponse{Certificate: cert}, err
+}
+
+// MachineCreated records that the provider has made a machine; its agent may have joined before.
+func (c *Control) MachineCreated(ctx context.Context, name, address string) error {
+	return c.write(ctx, func(w *work) error {
+		m, err := w.Machine(name)
+		if err != nil || m.State.Ended() {
+			return err
+		}
+		m.Address, m.Tries, m.RetryAt = address, 0, time.Time{}
+		if m.State == dspool.Creating {
+			m.State = dspool.Starting
+			if m.AgentReady {
+				if err := w.makeReady(&m); err != nil {
+					return err
+				}
+			}
+		}
+		return w.UpdateMachine(m)
+	})
+}
+
+func (w *work) makeReady(m *store.MachineRow) error {
+	now := w.Now()
+	m.State, m.ReadyAt, m.IdleSince = dspool.Ready, &now, &now
+	m.Health, m.HealthReason = dspool.Healthy, ""
+	w.wake(topicPlan)
+	return w.event(dspool.Event{
+		Actor: "machine " + m.Name, Kind: "machine.ready", Pool: m.Pool, Machine: m.Name,
+		Message: fmt.Sprintf("%s is ready, %s after it was wanted", m.Name, now.Sub(m.Created).Round(time.Millisecond)),
+	})
+}
+
+// Renew gives a machine that still lives a new certificate.
+func (c *Control) Renew(ctx context.Context, machine string, req api.RenewRequest) (api.EnrolResponse, error) {
+	key, _, err := auth.ParseRequest(req.CSR)
+	if err != nil {
+		return api.EnrolResponse{}, err
+	}
+	if err := c.Store.Read(ctx, func(tx *store.Tx) error { return agentOf(tx, machine) }); err != nil {
+		return api.EnrolResponse{}, err
+	}
+	cert, err := c.Authority.SignMachine(machine, key, time.Now())
+	return api.EnrolResponse{Certificate: cert}, err
+}
+
+// agentOf refuses the agent of a machine that is no more.
+func agentOf(tx *store.Tx, machine string) error {
+	m, err := tx.Machine(machine)
+	if dspool.ErrorCode(err) == dspool.NotFound || (err == nil && m.State.Ended()) {
+		return auth.ErrUnauthenticated
+	}
+	return err
+}
+
+// Directives returns what is wanted of a machine beyond revision after, waiting up to wait for it.
+func (c *Control) Directives(ctx context.Context, machine string, after int64, wait time.Duration) (api.Directives, error) {
+	timeout := time.NewTimer(wait)
+	defer timeout.Stop()
+	for {
+		changed := c.Changed(TopicMachine(machine))
+		d, err := c.directives(ctx, machine, after)
+		if err != nil || len(d.Attempts) > 0 || wait <= 0 {
+			return d, err
+		}
+		select {
+		case <-changed:
+		case <-timeout.C:
+			return d, nil
+		case <-ctx.Done():
+			return d, ctx.Err()
+		case <-c.base.Done(): // the server stops: let go of the agent, it will ask again
+			return d, nil
+		}
+	}
+}
+
+func (c *Control) directives(ctx context.Context, machine string, after int64) (d api.Directives, err error) {
+	err = c.Store.Read(ctx, func(tx *store.Tx) error {
+		if err := agentOf(tx, machine); err != nil {
+			return err
+		}
+		rows, revision, err := tx.ClaimsSince(machine, after)
+		if err != nil {
+			return err
+		}
+		d.Revision = max(revision, after)
+		var ids []int64
+		for _, a := range rows {
+			claim := a.Claims[0]
+			for _, cl := range a.Claims {
+				if cl.Machine == machine {
+					claim = cl
+				}
+			}
+			d.Attempts = append(d.Attempts, api.AttemptDirective{
+				ID: a.ID, Job: a.Job, Index: a.Index,
+				Cancel: claim.Desired != store.Run, Recall: claim.Desired == store.Recall, Reason: claim.Why,
+			})
+			if len(ids) == 0 || ids[len(ids)-1] != a.Job {
+				ids = append(ids, a.Job)
+			}
+		}
+		if len(ids) == 0 {
+			return nil
+		}
+		d.Jobs, err = taskSpecs(tx, ids)
+		return err
+	})
+	return d, err
+}
+
+// taskSpecs makes what machines need to know of jobs.
+func taskSpecs(tx *store.Tx, ids []int64) ([]api.TaskSpec, error) {
+	jobs, err := tx.JobsByID(ids)
+	if err != nil {
+		return nil, err
+	}
+	specs := make([]api.TaskSpec, 0, len(jobs))
+	for _, j := range jobs {
+		share, err := tx.Share(j.Share)
+		if err != nil {
+			return nil, fmt.Errorf("find the share of job %d: %w", j.ID, err)
+		}
+		specs = append(specs, api.TaskSpec{
+			Job: j.ID, User: j.User, UID: j.UID, GID: j.UID,
+			Home: dspool.HomeMount + "/" + j.User, Dir: share.Mount + "/" + j.Dir,
+			Command: j.Spec.Command, Env: j.Spec.Env, Request: j.Spec.Request(),
+			Count: j.Tasks.Total, TimeLimit: j.Spec.TimeLimit,
+		})
+	}
+	return specs, nil
+}
+
+// seenEvery is how exactly the store knows when an agent was last heard: writing each word
+// down would cost a transaction a heartbeat.
+const seenEvery = 20 * time.Second
+
+// Report takes an agent's word on its own machine's attempts and health. It returns once
+// everything is durable; reporting twice changes nothing.
+func (c *Control) Report(ctx context.Context, machine string, r api.Report) error {
+	return c.write(ctx, func(w *work) error {
+		m, err := w.Machine(machine)
+		if err != nil || m.State.Ended() {
+			return agentOf(w.Tx, machine)
+		}
+		if err := w.noteHealth(&m, r); err != nil {
+			return err
+		}
+		if len(r.Attempts) == 0 {
+			return nil
+		}
+		ids := make([]int64, len(r.Attempts))
+		reports := make(map[int64]api.AttemptReport, len(r.Attempts))
+		for i, a := range r.Attempts {
+			ids[i], reports[a.ID] = a.ID, a
+		}
+		rows, err := w.Attempts(ids)
+		if err != nil {
+			return err
+		}
+		l := newLedger(w)
+		if err := l.load(rows); err != nil {
+			return err
+		}
+		for _, row := range rows {
+			if err := l.reported(machine, row, reports[row.ID]); err != nil {
+				return err
+			}
+		}
+		return l.flush()
+	})
+}
+
+func (w *work) noteHealth(m *store.MachineRow, r api.Report) error {
+	health := r.Health
+	if health != dspool.Unhealthy {
+		health = dspool.Healthy
+	}
+	changed := m.State == dspool.Ready && (m.Health != health || m.HealthReason != r.Reason)
+	if !changed && w.Now().Sub(m.Seen) < seenEvery {
+		return nil
+	}
+	m.Seen = w.Now()
+	if changed {
+		m.Health, m.HealthReason = health, clip(r.Reason)
+		w.wake(topicPlan)
+		err := w.event(dspool.Event{
+			Actor: "machine " + m.Name, Kind: "machine." + string(health), Pool: m.Pool, Machine: m.Name,
+			Message: fmt.Sprintf("%s is %s", m.Name, health), Reason: m.HealthReason,
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return w.UpdateMachine(*m)
+}
+
+// reported applies an agent's word on one attempt. A machine's root is not trusted: it speaks
+// for its own attempts only, and cannot call a task succeeded that never started.
+func (l *ledger) reported(machine string, row store.AttemptRow, r api.AttemptReport) error {
+	mine := false
+	desired := store.Run
+	for _, cl := range row.Claims {
+		if cl.Machine == machine {
+			mine, desired = true, cl.Desired
+		}
+	}
+	if !mine || row.State.Ended() {
+		return nil
+	}
+	o := outcome{State: r.State, ExitCode: r.ExitCode, Reason: clip(r.Reason), Started: r.Started, Ended: r.Ended}
+	switch r.State {
+	case dspool.TaskRunning:
+		if o.Started == nil {
+			now := l.Now()
+			o.Started = &now
+		}
+	case dspool.TaskCancelled:
+		if r.Started == nil && row.Started == nil && desired == store.Recall {
+			l.putBack(row)
+			return nil
+		}
+	case dspool.TaskSucceeded, dspool.TaskFailed:
+		if r.State == dspool.TaskFailed && desired == store.Cancel {
+			o.State, o.Reason = dspool.TaskCancelled, ""
+		}
+	default:
+		return nil
+	}
+	l.move(row, o)
+	if o.State == dspool.TaskFailed {
+		return l.event(dspool.Event{
+			Actor: "machine " + machine, Kind: "task.failed", Machine: machine, Job: row.Job, User: row.User,
+			Message: fmt.Sprintf("task %d of job %d failed", row.Index, row.Job), Reason: o.Reason,
+		})
+	}
+	return nil
+}
+
+// clip bounds what a machine may make us store and print.
+func clip(s string) string {
+	const most = 500
+	if len(s) > most {
+		s = s[:most] + "…"
+	}
+	clean := []rune(s)
+	for i, r := range clean {
+		if r < 0x20 || r == 0x7f {
+			clean[i] = ' '
+		}
+	}
+	return string(clean)
+}

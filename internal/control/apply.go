@@ -1,0 +1,253 @@
+package control
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+
+	"github.com/dspool/dspool"
+	"github.com/dspool/dspool/api"
+	"github.com/dspool/dspool/internal/auth"
+	"github.com/dspool/dspool/internal/config"
+	"github.com/dspool/dspool/internal/store"
+)
+
+// Problems is several things wrong with one file, as one error.
+type Problems struct {
+	Sum    error // says the first, and how many there are
+	Fields []api.FieldProblem
+}
+
+func (p *Problems) Error() string { return p.Sum.Error() }
+
+// Unwrap returns the error that sums the problems up.
+func (p *Problems) Unwrap() error { return p.Sum }
+
+// Apply makes the configuration that of a file, or only says what would change. Everything
+// wrong with the file is reported at once, and then nothing is changed.
+func (c *Control) Apply(ctx context.Context, who auth.Subject, req api.ApplyRequest) (res api.ApplyResult, err error) {
+	if !auth.Can(who, auth.Change, auth.Config, "") {
+		return res, forbid("change the configuration")
+	}
+	cfg, problems := config.Parse(req.Name, []byte(req.Text), req.Dir)
+	if len(problems) == 0 {
+		cfg.SetStateDir(c.StateDir)
+		for i := range cfg.Images {
+			if err := c.findRecipe(&cfg.Images[i], cfg.Server.Images, req.Dir); err != nil {
+				problems = append(problems, cfg.ProblemAt("image", cfg.Images[i].Name, err.Error(), ""))
+			}
+		}
+	}
+	if len(problems) > 0 {
+		return res, problemsError(problems)
+	}
+	err = c.write(ctx, func(w *work) error {
+		current, err := currentConfig(w.Tx)
+		if err != nil {
+			return err
+		}
+		res = api.ApplyResult{Changes: config.Diff(current, cfg), Applied: !req.DryRun}
+		if res.Changes == nil {
+			res.Changes = []api.Change{}
+		}
+		if problems, err := w.conflicts(cfg, res.Changes); err != nil {
+			return err
+		} else if len(problems) > 0 {
+			return problemsError(problems)
+		}
+		if req.DryRun {
+			return nil
+		}
+		return w.apply(who, current, cfg, res.Changes)
+	})
+	if err != nil || req.DryRun {
+		return res, err
+	}
+	return res, c.EnsureImages(ctx)
+}
+
+// findRecipe gives an image the path of its recipe, and refuses a recipe that is wrong.
+func (c *Control) findRecipe(img *dspool.Image, recipes, beside string) error {
+	var dirs []string
+	if recipes != "" {
+		dirs = append(dirs, recipes)
+	}
+	if beside != "" {
+		dirs = append(dirs, filepath.Join(beside, "images"))
+	}
+	path, err := c.Images.Resolve(*img, dirs...)
+	if err != nil {
+		return err
+	}
+	img.Recipe = path
+	_, err = c.Images.Key(*img)
+	return err
+}
+
+func problemsError(problems []config.Problem) error {
+	return &Problems{Sum: config.Err(problems), Fields: config.FieldProblems(problems)}
+}
+
+// currentConfig is what is applied now, in the form of a file.
+func currentConfig(tx *store.Tx) (*config.Config, error) {
+	cfg := &config.Config{}
+	var err error
+	if cfg.Pools, err = tx.Pools(); err != nil {
+		return nil, err
+	}
+	if cfg.Sizes, err = tx.Sizes(); err != nil {
+		return nil, err
+	}
+	if cfg.Shares, err = tx.Shares(); err != nil {
+		return nil, err
+	}
+	if cfg.Images, err = tx.Images(); err != nil {
+		return nil, err
+	}
+	users, err := tx.Users()
+	if err != nil {
+		return nil, err
+	}
+	for _, u := range users {
+		cfg.Users = append(cfg.Users, config.User{Name: u.Name, Admin: u.Admin})
+	}
+	for key, into := range map[string]*string{settingUser: &cfg.Defaults.User, settingPool: &cfg.Defaults.Pool, settingJobsShare: &cfg.Defaults.JobsShare} {
+		if *into, err = tx.Setting(key); err != nil {
+			return nil, err
+		}
+	}
+	cfg.UIDs, err = (&work{Tx: tx}).uidRange()
+	return cfg, err
+}
+
+// conflicts finds changes that what runs now does not allow.
+func (w *work) conflicts(cfg *config.Config, changes []api.Change) (problems []config.Problem, err error) {
+	machines, err := w.LiveMachines()
+	if err != nil {
+		return nil, err
+	}
+	jobs, err := w.OpenJobs()
+	if err != nil {
+		return nil, err
+	}
+	for _, u := range cfg.Users {
+		if err := checkUserName(u.Name); err != nil {
+			problems = append(problems, cfg.ProblemAt("user", u.Name, err.Error(), ""))
+		}
+	}
+	users, err := w.Users()
+	if err != nil {
+		return nil, err
+	}
+	for _, u := range users {
+		if u.UID < cfg.UIDs.First || u.UID > cfg.UIDs.Last {
+			problems = append(problems, cfg.ProblemAt("user", u.Name,
+				fmt.Sprintf("user %s has id %d, outside the new range %d-%d", u.Name, u.UID, cfg.UIDs.First, cfg.UIDs.Last), "widen users.uid_range"))
+		}
+	}
+	for _, ch := range changes {
+		if ch.Action != "remove" || ch.Kind != "pool" {
+			continue
+		}
+		n, waiting := 0, 0
+		for _, m := range machines {
+			if m.Pool == ch.Name {
+				n++
+			}
+		}
+		for _, j := range jobs {
+			if j.Spec.Pool == ch.Name {
+				waiting++
+			}
+		}
+		if n+waiting > 0 {
+			problems = append(problems, cfg.ProblemAt("pool", ch.Name,
+				fmt.Sprintf("pool %s cannot be removed: it has %d machines and %d jobs", ch.Name, n, waiting), "cancel its jobs and wait until its machines are gone"))
+		}
+	}
+	return problems, nil
+}
+
+// apply writes the configuration down. Users that the file does not name stay: they were
+// added by hand, and removing people is never a side effect.
+func (w *work) apply(who auth.Subject, current, cfg *config.Config, changes []api.Change) error {
+	if err := w.SetSetting(settingUIDs, fmt.Sprintf("%d-%d", cfg.UIDs.First, cfg.UIDs.Last)); err != nil {
+		return err
+	}
+	for key, value := range map[string]string{settingUser: cfg.Defaults.User, settingPool: cfg.Defaults.Pool, settingJobsShare: cfg.Defaults.JobsShare} {
+		if err := w.SetSetting(key, value); err != nil {
+			return err
+		}
+	}
+	for _, z := range cfg.Sizes {
+		if err := w.PutSize(z); err != nil {
+			return err
+		}
+	}
+	for _, s := range cfg.Shares {
+		if err := w.PutShare(s); err != nil {
+			return err
+		}
+		root, err := openShare(s)
+		if err != nil {
+			return err
+		}
+		root.Close()
+	}
+	for _, img := range cfg.Images {
+		old, err := w.Image(img.Name)
+		if dspool.ErrorCode(err) == dspool.NotFound {
+			img.State = dspool.ImageMissing
+		} else if err != nil {
+			return err
+		} else {
+			old.Recipe = img.Recipe
+			img = old
+		}
+		if err := w.PutImage(img); err != nil {
+			return err
+		}
+	}
+	for _, p := range cfg.Pools {
+		if err := w.PutPool(p); err != nil {
+			return err
+		}
+	}
+	for _, u := range cfg.Users {
+		if _, err := w.User(u.Name); dspool.ErrorCode(err) == dspool.NotFound {
+			if _, err := w.addUser(who, u.Name, u.Admin); err != nil {
+				return err
+			}
+		} else if err != nil {
+			return err
+		} else if err := w.SetAdmin(u.Name, u.Admin); err != nil {
+			return err
+		}
+	}
+	for _, ch := range changes {
+		if ch.Action == "remove" {
+			if err := w.drop(ch.Kind, ch.Name); err != nil {
+				return err
+			}
+		}
+	}
+	if len(changes) == 0 {
+		return nil
+	}
+	w.wake(topicPlan)
+	return w.event(dspool.Event{Actor: who.Name(), Kind: "config.applied", Message: fmt.Sprintf("configuration applied: %d changes", len(changes))})
+}
+
+func (w *work) drop(kind, name string) error {
+	switch kind {
+	case "pool":
+		return w.DeletePool(name)
+	case "size":
+		return w.DeleteSize(name)
+	case "share":
+		return w.DeleteShare(name)
+	case "image":
+		return w.DeleteImage(name)
+	}
+	return nil
+}

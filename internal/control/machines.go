@@ -1,0 +1,193 @@
+package control
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/dspool/dspool"
+	"github.com/dspool/dspool/api"
+	"github.com/dspool/dspool/internal/auth"
+	"github.com/dspool/dspool/internal/store"
+)
+
+// Machines lists machines, newest first; all includes those that are gone.
+func (c *Control) Machines(ctx context.Context, who auth.Subject, pool string, all bool) (list api.List[dspool.Machine], err error) {
+	list.Items = []dspool.Machine{}
+	err = c.Store.Read(ctx, func(tx *store.Tx) error {
+		if pool != "" {
+			if _, err := tx.Pool(pool); err != nil {
+				return err
+			}
+		}
+		rows, err := tx.Machines(pool, all, 1000)
+		for _, r := range rows {
+			list.Items = append(list.Items, r.Machine)
+		}
+		return err
+	})
+	return list, err
+}
+
+// Machine shows one machine, what is placed on it and why it stands as it stands.
+func (c *Control) Machine(ctx context.Context, who auth.Subject, name string) (d api.MachineDetail, err error) {
+	d.Tasks, d.Events = []dspool.Task{}, []dspool.Event{}
+	err = c.Store.Read(ctx, func(tx *store.Tx) error {
+		row, err := tx.Machine(name)
+		if err != nil {
+			return err
+		}
+		d.Machine = row.Machine
+		open, err := tx.OpenAttempts(name)
+		if err != nil {
+			return err
+		}
+		for _, a := range open {
+			if auth.Can(who, auth.See, auth.Job, a.User) {
+				d.Tasks = append(d.Tasks, dspool.Task{
+					Job: a.Job, Index: a.Index, State: a.State, Reason: a.Reason, Attempt: a.ID,
+					Machine: name, ExitCode: a.ExitCode, Started: a.Started, Ended: a.Ended,
+				})
+			}
+		}
+		d.Events, err = tx.Events(store.EventFilter{Machine: name, Latest: true, Limit: 20, User: visibleTo(who)})
+		return err
+	})
+	return d, err
+}
+
+// visibleTo is whose events a subject sees besides those of nobody: "" is everybody's.
+func visibleTo(who auth.Subject) string {
+	if who.Admin {
+		return ""
+	}
+	return cmp.Or(who.User, "\x00nobody")
+}
+
+// RemoveMachine asks for a machine's end: when nothing runs on it any more or, with force, now.
+func (c *Control) RemoveMachine(ctx context.Context, who auth.Subject, name string, force bool) (op dspool.Operation, err error) {
+	if !auth.Can(who, auth.Change, auth.Machine, "") {
+		return op, forbid("remove machines")
+	}
+	err = c.write(ctx, func(w *work) error {
+		m, err := w.Machine(name)
+		if err != nil {
+			return err
+		}
+		if m.State.Ended() {
+			return dspool.Errorf(dspool.Conflict, "machine %s is already %s", name, m.State)
+		}
+		why := "removed by " + who.Name()
+		op = dspool.Operation{
+			ID: auth.NewID(), Kind: opRemoveMachine, Target: name, User: who.Name(),
+			State: dspool.OperationRunning, Progress: "waits until nothing runs on it", Created: w.Now(),
+		}
+		m.Remove = why
+		if force {
+			op.Progress = "removing it"
+			now := w.Now()
+			m.DrainBy = &now
+		}
+		if err := w.UpdateMachine(m); err != nil {
+			return err
+		}
+		w.wake(topicPlan)
+		if err := w.PutOperation(op); err != nil {
+			return err
+		}
+		return w.event(dspool.Event{
+			Actor: who.Name(), Kind: "machine.remove", Pool: m.Pool, Machine: name,
+			Message: fmt.Sprintf("%s asked to remove %s%s", who.Name(), name, map[bool]string{true: " now"}[force]),
+		})
+	})
+	return op, err
+}
+
+const (
+	opRemoveMachine = "machine.remove"
+	opBuildImage    = "image.build"
+)
+
+// MachineEnded records that nothing is left of a machine: its claims end, what ran on it is lost.
+func (c *Control) MachineEnded(ctx context.Context, name string) error {
+	return c.write(ctx, func(w *work) error {
+		m, err := w.Machine(name)
+		if err != nil || m.State.Ended() {
+			return err
+		}
+		why := fmt.Sprintf("its machine %s is gone: %s", name, cmp.Or(m.Failure, m.Reason))
+		if err := w.loseAttempts(name, why); err != nil {
+			return err
+		}
+		now := w.Now()
+		m.State, m.Ended, m.TokenHash = dspool.Gone, &now, ""
+		if m.Failure != "" {
+			m.State = dspool.Failed
+		}
+		if err := w.UpdateMachine(m); err != nil {
+			return err
+		}
+		w.wake(topicPlan, TopicMachine(name))
+		if err := w.endOperations(opRemoveMachine, name, nil); err != nil {
+			return err
+		}
+		return w.event(dspool.Event{
+			Actor: "server", Kind: "machine." + string(m.State), Pool: m.Pool, Machine: name,
+			Message: fmt.Sprintf("%s is gone", name), Reason: cmp.Or(m.Failure, m.Reason),
+		})
+	})
+}
+
+// MachineLost records a machine's fault and begins its end.
+func (c *Control) MachineLost(ctx context.Context, name, failure string) error {
+	return c.write(ctx, func(w *work) error {
+		m, err := w.Machine(name)
+		if err != nil || m.State.Ended() || m.State == dspool.Destroying {
+			return err
+		}
+		m.State, m.Failure, m.Reason = dspool.Destroying, clip(failure), clip(failure)
+		m.Tries, m.RetryAt = 0, w.Now()
+		if err := w.UpdateMachine(m); err != nil {
+			return err
+		}
+		w.wake(topicPlan)
+		return w.event(dspool.Event{
+			Actor: "server", Kind: "machine.fault", Pool: m.Pool, Machine: name,
+			Message: fmt.Sprintf("%s has a fault", name), Reason: m.Failure,
+		})
+	})
+}
+
+// Operation returns an operation that the subject may see.
+func (c *Control) Operation(ctx context.Context, who auth.Subject, id string) (op dspool.Operation, err error) {
+	err = c.Store.Read(ctx, func(tx *store.Tx) error {
+		op, err = tx.Operation(id)
+		if dspool.ErrorCode(err) == dspool.NotFound || (err == nil && !auth.Can(who, auth.See, auth.Operation, op.User)) {
+			return hidden("operation", dspool.Quote(id))
+		}
+		return err
+	})
+	return op, err
+}
+
+// endOperations ends the running operations of a kind on a target.
+func (w *work) endOperations(kind, target string, failure *dspool.Error) error {
+	running, err := w.RunningOperations()
+	if err != nil {
+		return err
+	}
+	running = slices.DeleteFunc(running, func(o dspool.Operation) bool { return o.Kind != kind || o.Target != target })
+	for _, o := range running {
+		now := w.Now()
+		o.State, o.Error, o.Ended, o.Progress = dspool.OperationSucceeded, failure, &now, ""
+		if failure != nil {
+			o.State = dspool.OperationFailed
+		}
+		if err := w.PutOperation(o); err != nil {
+			return err
+		}
+		w.wake(TopicOperation(o.ID))
+	}
+	return nil
+}

@@ -1,0 +1,191 @@
+package control
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/dspool/dspool"
+	"github.com/dspool/dspool/api"
+	"github.com/dspool/dspool/internal/auth"
+	"github.com/dspool/dspool/internal/store"
+)
+
+// Pools lists the pools with what stands in them.
+func (c *Control) Pools(ctx context.Context, _ auth.Subject) (list api.List[api.PoolStatus], err error) {
+	list.Items = []api.PoolStatus{}
+	err = c.Store.Read(ctx, func(tx *store.Tx) error {
+		list.Items, err = poolStatuses(tx)
+		return err
+	})
+	return list, err
+}
+
+// Pool shows one pool.
+func (c *Control) Pool(ctx context.Context, _ auth.Subject, name string) (p api.PoolStatus, err error) {
+	err = c.Store.Read(ctx, func(tx *store.Tx) error {
+		p, err = poolStatus(tx, name)
+		return err
+	})
+	return p, err
+}
+
+func poolStatus(tx *store.Tx, name string) (api.PoolStatus, error) {
+	if _, err := tx.Pool(name); err != nil {
+		return api.PoolStatus{}, err
+	}
+	all, err := poolStatuses(tx)
+	for _, p := range all {
+		if p.Name == name {
+			return p, err
+		}
+	}
+	return api.PoolStatus{}, err
+}
+
+func poolStatuses(tx *store.Tx) ([]api.PoolStatus, error) {
+	pools, err := tx.Pools()
+	if err != nil {
+		return nil, err
+	}
+	machines, err := tx.LiveMachines()
+	if err != nil {
+		return nil, err
+	}
+	jobs, err := tx.OpenJobs()
+	if err != nil {
+		return nil, err
+	}
+	out := make([]api.PoolStatus, len(pools))
+	at := map[string]*api.PoolStatus{}
+	for i, p := range pools {
+		note, err := tx.Setting(NoteSetting(p.Name))
+		if err != nil {
+			return nil, err
+		}
+		out[i] = api.PoolStatus{Pool: p, Note: note}
+		at[p.Name] = &out[i]
+	}
+	for _, m := range machines {
+		if p := at[m.Pool]; p != nil {
+			p.Machines++
+			if m.State == dspool.Ready {
+				p.Ready++
+				if m.Claims == 0 {
+					p.Idle++
+				}
+			}
+		}
+	}
+	for _, j := range jobs {
+		if p := at[j.Spec.Pool]; p != nil {
+			p.Queued += j.Tasks.Pending
+			p.Running += j.Tasks.Active()
+		}
+	}
+	return out, nil
+}
+
+// NoteSetting is the setting that holds why a pool does not grow when it should.
+func NoteSetting(pool string) string { return "note." + pool }
+
+// Resize changes a pool's min, max and spare. The next apply of a file that says otherwise
+// changes them back.
+func (c *Control) Resize(ctx context.Context, who auth.Subject, name string, req api.ResizeRequest) (p api.PoolStatus, err error) {
+	if !auth.Can(who, auth.Change, auth.Config, "") {
+		return p, forbid("resize pools")
+	}
+	err = c.write(ctx, func(w *work) error {
+		pool, err := w.Pool(name)
+		if err != nil {
+			return err
+		}
+		was := pool
+		for _, part := range []struct {
+			now *int
+			to  *int
+		}{{&pool.Min, req.Min}, {&pool.Max, req.Max}, {&pool.Spare, req.Spare}} {
+			if part.to != nil {
+				*part.now = *part.to
+			}
+		}
+		if req.Max == nil && pool.Min > pool.Max {
+			return dspool.Errorf(dspool.Invalid, "min %d is above pool %s's max of %d", pool.Min, name, pool.Max).WithHint("give --max too")
+		}
+		if err := pool.Check(); err != nil {
+			return err
+		}
+		if err := w.PutPool(pool); err != nil {
+			return err
+		}
+		w.wake(topicPlan)
+		err = w.event(dspool.Event{
+			Actor: who.Name(), Kind: "pool.resized", Pool: name,
+			Message: fmt.Sprintf("pool %s resized: min %d → %d, max %d → %d, spare %d → %d", name, was.Min, pool.Min, was.Max, pool.Max, was.Spare, pool.Spare),
+		})
+		if err != nil {
+			return err
+		}
+		p, err = poolStatus(w.Tx, name)
+		return err
+	})
+	return p, err
+}
+
+// Sizes lists the sizes.
+func (c *Control) Sizes(ctx context.Context) (list api.List[dspool.Size], err error) {
+	list.Items = []dspool.Size{}
+	err = c.Store.Read(ctx, func(tx *store.Tx) error {
+		sizes, err := tx.Sizes()
+		list.Items = append(list.Items, sizes...)
+		return err
+	})
+	return list, err
+}
+
+// Status shows the whole system in short.
+func (c *Control) Status(ctx context.Context, who auth.Subject) (s api.Status, err error) {
+	s = api.Status{
+		Version: c.Version, Installation: c.Store.Installation(), Started: c.started,
+		Hosts: api.HostStatus{Capacity: c.Capacity}, Images: []dspool.Image{}, Defaults: map[string]string{}, Problems: []string{},
+	}
+	err = c.Store.Read(ctx, func(tx *store.Tx) error {
+		if s.Pools, err = poolStatuses(tx); err != nil {
+			return err
+		}
+		for _, p := range s.Pools {
+			s.QueuedTasks += p.Queued
+			s.RunningTasks += p.Running
+			if p.Note != "" {
+				s.Problems = append(s.Problems, "pool "+p.Name+": "+p.Note)
+			}
+		}
+		machines, err := tx.LiveMachines()
+		if err != nil {
+			return err
+		}
+		for _, m := range machines {
+			s.Hosts.Used = s.Hosts.Used.Add(m.Resources)
+			if m.Health == dspool.Unhealthy {
+				s.Problems = append(s.Problems, "machine "+m.Name+" is unhealthy: "+m.HealthReason)
+			}
+		}
+		images, err := tx.Images()
+		if err != nil {
+			return err
+		}
+		for _, i := range images {
+			s.Images = append(s.Images, i)
+			if i.State == dspool.ImageFailed {
+				s.Problems = append(s.Problems, "image "+i.Name+" could not be built: "+i.Reason)
+			}
+		}
+		for _, key := range []string{settingUser, settingPool, settingJobsShare} {
+			if s.Defaults[strings.TrimPrefix(key, "defaults.")], err = tx.Setting(key); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return s, err
+}

@@ -1,0 +1,308 @@
+package control
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/dspool/dspool"
+	"github.com/dspool/dspool/internal/store"
+)
+
+// ledger moves attempts and their jobs together within one transaction: every change of
+// an attempt's state goes through it, so that a job's counts are always the sum of its tasks.
+type ledger struct {
+	*work
+	jobs     map[int64]*store.JobRow
+	attempts []store.AttemptRow // changed
+	recalled []int64            // to delete
+}
+
+func newLedger(w *work) *ledger { return &ledger{work: w, jobs: map[int64]*store.JobRow{}} }
+
+// load reads the jobs of attempts that are not in the ledger yet.
+func (l *ledger) load(rows []store.AttemptRow) error {
+	var ids []int64
+	for _, a := range rows {
+		if l.jobs[a.Job] == nil && !slices.Contains(ids, a.Job) {
+			ids = append(ids, a.Job)
+		}
+	}
+	if len(ids) == 0 {
+		return nil
+	}
+	jobs, err := l.JobsByID(ids)
+	if err != nil {
+		return err
+	}
+	for id, j := range jobs {
+		l.jobs[id] = &j
+	}
+	return nil
+}
+
+func count(c *dspool.Counts, s dspool.TaskState, n int64) {
+	switch s {
+	case dspool.TaskPending:
+		c.Pending += n
+	case dspool.TaskAssigned:
+		c.Assigned += n
+	case dspool.TaskRunning:
+		c.Running += n
+	case dspool.TaskSucceeded:
+		c.Succeeded += n
+	case dspool.TaskFailed:
+		c.Failed += n
+	case dspool.TaskCancelled:
+		c.Cancelled += n
+	case dspool.TaskLost:
+		c.Lost += n
+	}
+}
+
+// outcome is what is newly known of an attempt.
+type outcome struct {
+	State    dspool.TaskState
+	ExitCode *int
+	Reason   string
+	Started  *time.Time
+	Ended    *time.Time
+}
+
+// move takes an attempt to an outcome. One that its states do not allow changes nothing:
+// it has been reported before.
+func (l *ledger) move(a store.AttemptRow, o outcome) {
+	if a.State == o.State || !a.State.CanBecome(o.State) {
+		return
+	}
+	job := l.jobs[a.Job]
+	count(&job.Tasks, a.State, -1)
+	count(&job.Tasks, o.State, +1)
+	now := l.Now()
+	a.State, a.Reason = o.State, o.Reason
+	if o.ExitCode != nil {
+		a.ExitCode = o.ExitCode
+	}
+	if a.Started == nil && o.Started != nil {
+		t := clamp(*o.Started, a.Assigned, now)
+		a.Started = &t
+		if job.Started == nil || t.Before(*job.Started) {
+			job.Started = &t
+		}
+	}
+	if o.State.Ended() {
+		t := now
+		if o.Ended != nil {
+			t = clamp(*o.Ended, a.Assigned, now)
+		}
+		if a.Started != nil {
+			t = clamp(t, *a.Started, now)
+			job.TaskSum += t.Sub(*a.Started)
+		}
+		a.Ended = &t
+	}
+	for i := range a.Claims {
+		a.Claims[i].Started, a.Claims[i].Ended = a.Started, a.Ended
+	}
+	l.attempts = append(l.attempts, a)
+	if job.State == dspool.JobQueued && a.Started != nil {
+		job.State = dspool.JobRunning
+	}
+	l.wake(TopicJob(a.Job), topicPlan)
+}
+
+// putBack returns a recalled attempt that never started to the queue.
+func (l *ledger) putBack(a store.AttemptRow) {
+	job := l.jobs[a.Job]
+	count(&job.Tasks, a.State, -1)
+	if job.Cancelling {
+		count(&job.Tasks, dspool.TaskCancelled, +1)
+	} else {
+		count(&job.Tasks, dspool.TaskPending, +1)
+		job.Pending.Add(a.Index)
+	}
+	l.recalled = append(l.recalled, a.ID)
+	l.wake(TopicJob(a.Job), topicPlan)
+}
+
+// clamp keeps a time that a machine reports within what can be true.
+func clamp(t, from, to time.Time) time.Time {
+	if t.Before(from) {
+		return from
+	}
+	if t.After(to) {
+		return to
+	}
+	return t
+}
+
+// flush writes everything down and ends the jobs that have nothing left to do.
+func (l *ledger) flush() error {
+	if err := l.UpdateAttempts(l.attempts); err != nil {
+		return err
+	}
+	if err := l.DeleteAttempts(l.recalled); err != nil {
+		return err
+	}
+	for _, id := range slices.Sorted(maps.Keys(l.jobs)) {
+		job := l.jobs[id]
+		ended := !job.State.Ended() && job.Tasks.Pending == 0 && job.Tasks.Active() == 0
+		if ended {
+			l.end(job)
+		}
+		if err := l.UpdateJob(*job); err != nil {
+			return err
+		}
+		if ended {
+			if err := l.announce(*job); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// end gives a job its final state from its counts.
+func (l *ledger) end(job *store.JobRow) {
+	t := job.Tasks
+	now := l.Now()
+	job.Ended = &now
+	switch {
+	case t.Failed+t.Lost > 0:
+		job.State, job.Reason = dspool.JobFailed, failure(t)
+	case t.Cancelled > 0:
+		job.State = dspool.JobCancelled
+	default:
+		job.State, job.Reason = dspool.JobSucceeded, ""
+	}
+}
+
+func failure(t dspool.Counts) string {
+	var parts []string
+	for _, p := range []struct {
+		n    int64
+		word string
+	}{{t.Failed, "failed"}, {t.Lost, "lost"}, {t.Cancelled, "cancelled"}} {
+		if p.n > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", p.n, p.word))
+		}
+	}
+	s := fmt.Sprintf("%s of %d tasks", parts[0], t.Total)
+	if t.Total == 1 {
+		return "its task " + map[bool]string{true: "failed", false: "was lost"}[t.Failed > 0]
+	}
+	for _, p := range parts[1:] {
+		s += ", " + p
+	}
+	return s
+}
+
+// announce tells of a job's end and unblocks or cancels the jobs that wait for it.
+func (l *ledger) announce(job store.JobRow) error {
+	l.wake(TopicJob(job.ID), topicPlan)
+	err := l.event(dspool.Event{
+		Actor: "server", Kind: "job." + string(job.State), Pool: job.Spec.Pool, Job: job.ID, User: job.User,
+		Message: fmt.Sprintf("job %d %s", job.ID, job.State), Reason: cmp.Or(job.Reason, fmt.Sprintf("all %d tasks succeeded", job.Tasks.Total)),
+	})
+	if err != nil {
+		return err
+	}
+	waiting, err := l.JobsAfter(job.ID)
+	if err != nil || len(waiting) == 0 {
+		return err
+	}
+	rows, err := l.JobsByID(waiting)
+	if err != nil {
+		return err
+	}
+	for _, id := range waiting {
+		w := rows[id]
+		if w.State.Ended() {
+			continue
+		}
+		if job.State != dspool.JobSucceeded {
+			if err := l.cancelJob(&w, fmt.Sprintf("job %d, which it waits for, %s", job.ID, job.State)); err != nil {
+				return err
+			}
+			continue
+		}
+		if w.Blocked, err = l.blocker(w.Spec.After); err != nil {
+			return err
+		}
+		if err := l.UpdateJob(w); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// blocker says for which of the jobs one still has to wait, or "".
+func (w *work) blocker(after []int64) (string, error) {
+	if len(after) == 0 {
+		return "", nil
+	}
+	jobs, err := w.JobsByID(after)
+	if err != nil {
+		return "", err
+	}
+	for _, id := range after {
+		if jobs[id].State != dspool.JobSucceeded {
+			return fmt.Sprintf("waits for job %d", id), nil
+		}
+	}
+	return "", nil
+}
+
+// cancelJob takes a job's pending tasks out of the queue and asks machines to end the others.
+func (w *work) cancelJob(job *store.JobRow, why string) error {
+	job.Cancelling, job.Reason, job.Blocked = true, why, ""
+	job.Tasks.Cancelled += job.Tasks.Pending
+	job.Tasks.Pending, job.Pending = 0, dspool.IndexSet{}
+	open, err := w.OpenAttemptsOfJob(job.ID)
+	if err != nil {
+		return err
+	}
+	ids := make([]int64, 0, len(open))
+	for _, a := range open {
+		ids = append(ids, a.ID)
+		for _, cl := range a.Claims {
+			w.wake(TopicMachine(cl.Machine))
+		}
+	}
+	if err := w.SetDesired(ids, store.Cancel, why); err != nil {
+		return err
+	}
+	w.wake(TopicJob(job.ID), topicPlan)
+	l := newLedger(w)
+	l.jobs[job.ID] = job
+	return l.flush()
+}
+
+// loseAttempts ends everything still open on a machine that is no more.
+func (w *work) loseAttempts(machine, why string) error {
+	open, err := w.OpenAttempts(machine)
+	if err != nil || len(open) == 0 {
+		return err
+	}
+	l := newLedger(w)
+	if err := l.load(open); err != nil {
+		return err
+	}
+	for _, a := range open {
+		state := dspool.TaskLost
+		if len(a.Claims) > 0 && a.Claims[0].Desired == store.Cancel {
+			state = dspool.TaskCancelled
+		}
+		l.move(a, outcome{State: state, Reason: why})
+		err := l.event(dspool.Event{
+			Actor: "server", Kind: "task." + string(state), Machine: machine, Job: a.Job, User: a.User,
+			Message: fmt.Sprintf("task %d of job %d %s", a.Index, a.Job, state), Reason: why,
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return l.flush()
+}

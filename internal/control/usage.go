@@ -1,0 +1,53 @@
+package control
+
+import (
+	"context"
+	"time"
+
+	"github.com/dspool/dspool"
+	"github.com/dspool/dspool/api"
+	"github.com/dspool/dspool/internal/auth"
+	"github.com/dspool/dspool/internal/store"
+	"github.com/dspool/dspool/internal/usage"
+)
+
+// Usage computes the bill of a time, by user, pool or job. A user sees only the own lines.
+func (c *Control) Usage(ctx context.Context, who auth.Subject, by string, from, to time.Time) (u api.Usage, err error) {
+	key, err := usage.ParseBy(by)
+	if err != nil {
+		return u, err
+	}
+	var machines []usage.Machine
+	var claims []usage.Claim
+	err = c.Store.Read(ctx, func(tx *store.Tx) error {
+		if to.IsZero() || to.After(tx.Now()) {
+			to = tx.Now()
+		}
+		if from.After(to) {
+			return dspool.Errorf(dspool.Invalid, "the time begins after it ends").WithHint("choose an earlier from")
+		}
+		ms, err := tx.MachineIntervals(from, to)
+		if err != nil {
+			return err
+		}
+		for _, m := range ms {
+			machines = append(machines, usage.Machine{Machine: m.Machine, Pool: m.Pool, Resources: m.Resources, Price: m.Price, From: m.From, To: m.To})
+		}
+		cs, err := tx.ClaimIntervals(from, to)
+		for _, cl := range cs {
+			claims = append(claims, usage.Claim{Machine: cl.Machine, User: cl.User, Job: cl.Job, Request: cl.Request, From: cl.From, To: cl.To})
+		}
+		return err
+	})
+	if err != nil {
+		return u, err
+	}
+	u = api.Usage{From: from, To: to, By: string(key), Rows: []dspool.UsageRow{}}
+	for _, row := range usage.Compute(machines, claims, key) {
+		if auth.Can(who, auth.See, auth.Bill, row.User) {
+			u.Rows = append(u.Rows, row)
+			u.Cost += row.Cost
+		}
+	}
+	return u, nil
+}

@@ -1,0 +1,219 @@
+package control
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/dspool/dspool"
+	"github.com/dspool/dspool/api"
+	"github.com/dspool/dspool/internal/auth"
+	"github.com/dspool/dspool/internal/store"
+)
+
+// Settings that the configuration writes and use cases read.
+const (
+	settingUser      = "defaults.user"
+	settingPool      = "defaults.pool"
+	settingJobsShare = "defaults.jobs_share"
+	settingUIDs      = "users.uid_range"
+)
+
+// Users lists the accounts that the subject may see.
+func (c *Control) Users(ctx context.Context, who auth.Subject) (list api.List[dspool.User], err error) {
+	list.Items = []dspool.User{}
+	err = c.Store.Read(ctx, func(tx *store.Tx) error {
+		users, err := tx.Users()
+		for _, u := range users {
+			if auth.Can(who, auth.See, auth.Account, u.Name) {
+				list.Items = append(list.Items, u)
+			}
+		}
+		return err
+	})
+	return list, err
+}
+
+// AddUser makes an account with an id that nobody had before, and its home.
+func (c *Control) AddUser(ctx context.Context, who auth.Subject, req api.AddUserRequest) (user dspool.User, err error) {
+	if !auth.Can(who, auth.Change, auth.Account, req.Name) {
+		return user, forbid("add users")
+	}
+	if err := checkUserName(req.Name); err != nil {
+		return user, err
+	}
+	err = c.write(ctx, func(w *work) error {
+		user, err = w.addUser(who, req.Name, req.Admin)
+		return err
+	})
+	return user, err
+}
+
+// reserved are names that a machine's own accounts have, or that would read as one.
+var reserved = map[string]bool{
+	"root": true, "daemon": true, "bin": true, "sys": true, "sync": true, "games": true, "man": true, "lp": true,
+	"mail": true, "news": true, "uucp": true, "proxy": true, "www-data": true, "backup": true, "list": true,
+	"irc": true, "nobody": true, "nogroup": true, "sshd": true, "messagebus": true, "systemd-network": true,
+	"adm": true, "tty": true, "disk": true, "sudo": true, "shadow": true, "staff": true, "users": true, "input": true,
+	"dspool": true, "admin": true, "planner": true, "server": true, "machine": true,
+}
+
+func checkUserName(name string) error {
+	if err := dspool.CheckName("user", name); err != nil {
+		return err
+	}
+	if reserved[name] {
+		return dspool.Errorf(dspool.Invalid, "user name %s is reserved", name).WithHint("choose another name")
+	}
+	return nil
+}
+
+func (w *work) addUser(who auth.Subject, name string, admin bool) (dspool.User, error) {
+	ids, err := w.uidRange()
+	if err != nil {
+		return dspool.User{}, err
+	}
+	user, err := w.AddUser(name, admin, ids)
+	if err != nil {
+		return user, err
+	}
+	if err := w.makeHome(user); err != nil {
+		return user, err
+	}
+	return user, w.event(dspool.Event{
+		Actor: who.Name(), Kind: "user.added", User: name, Message: fmt.Sprintf("user %s added with id %d", name, user.UID),
+	})
+}
+
+// DefaultUIDs is the range of users' ids where the configuration names none.
+var DefaultUIDs = dspool.UIDRange{First: 20000, Last: 29999}
+
+// uidRange reads the configured range.
+func (w *work) uidRange() (dspool.UIDRange, error) {
+	s, err := w.Setting(settingUIDs)
+	if err != nil || s == "" {
+		return DefaultUIDs, err
+	}
+	var r dspool.UIDRange
+	if _, err := fmt.Sscanf(s, "%d-%d", &r.First, &r.Last); err != nil {
+		return r, fmt.Errorf("read setting %s: %w", settingUIDs, err)
+	}
+	return r, nil
+}
+
+// RemoveUser removes an account: its tokens end at once and its jobs are cancelled. Its files
+// stay, and its id is never given again.
+func (c *Control) RemoveUser(ctx context.Context, who auth.Subject, name string) error {
+	if !auth.Can(who, auth.Change, auth.Account, name) {
+		return forbid("remove users")
+	}
+	return c.write(ctx, func(w *work) error {
+		if _, err := w.User(name); err != nil {
+			return err
+		}
+		jobs, err := w.OpenJobs()
+		if err != nil {
+			return err
+		}
+		for _, j := range jobs {
+			if j.User == name && !j.Cancelling {
+				if err := w.cancelJob(&j, "user "+name+" was removed"); err != nil {
+					return err
+				}
+			}
+		}
+		if err := w.RemoveUser(name); err != nil {
+			return err
+		}
+		return w.event(dspool.Event{Actor: who.Name(), Kind: "user.removed", User: name, Message: "user " + name + " removed; the files stay"})
+	})
+}
+
+// Tokens lists tokens: a user's own, or for administrators those of anybody.
+func (c *Control) Tokens(ctx context.Context, who auth.Subject, user string) (list api.List[dspool.Token], err error) {
+	list.Items = []dspool.Token{}
+	if !who.Admin {
+		if user != "" && user != who.User {
+			return list, nil
+		}
+		user = who.User
+	}
+	err = c.Store.Read(ctx, func(tx *store.Tx) error {
+		tokens, err := tx.Tokens(user)
+		list.Items = append(list.Items, tokens...)
+		return err
+	})
+	return list, err
+}
+
+// AddToken makes a token; its secret is in the answer and nowhere else.
+func (c *Control) AddToken(ctx context.Context, who auth.Subject, req api.AddTokenRequest) (out api.NewToken, err error) {
+	if err := dspool.CheckTitle("token name", req.Name); err != nil {
+		return out, err
+	}
+	out.Secret = auth.NewSecret()
+	err = c.write(ctx, func(w *work) error {
+		user, err := w.actingUser(who, req.User)
+		if err != nil {
+			return err
+		}
+		if !auth.Can(who, auth.Change, auth.Tokens, user.Name) {
+			return forbid("make tokens for others")
+		}
+		out.Token = dspool.Token{ID: auth.NewID(), User: user.Name, Name: req.Name, Created: w.Now()}
+		if req.Expires > 0 {
+			t := w.Now().Add(time.Duration(req.Expires))
+			out.Expires = &t
+		}
+		if err := w.Tx.AddToken(out.Token, auth.HashSecret(out.Secret)); err != nil {
+			return err
+		}
+		return w.event(dspool.Event{Actor: who.Name(), Kind: "token.created", User: user.Name, Message: "token " + out.ID + " created for " + user.Name})
+	})
+	return out, err
+}
+
+// RevokeToken ends a token at once.
+func (c *Control) RevokeToken(ctx context.Context, who auth.Subject, id string) error {
+	return c.write(ctx, func(w *work) error {
+		t, err := w.Token(id)
+		if dspool.ErrorCode(err) == dspool.NotFound || (err == nil && !auth.Can(who, auth.Change, auth.Tokens, t.User)) {
+			return hidden("token", dspool.Quote(id))
+		} else if err != nil {
+			return err
+		}
+		if err := w.DeleteToken(id); err != nil {
+			return err
+		}
+		return w.event(dspool.Event{Actor: who.Name(), Kind: "token.revoked", User: t.User, Message: "token " + id + " of " + t.User + " revoked"})
+	})
+}
+
+// Authenticate returns the subject of a token's secret.
+func (c *Control) Authenticate(ctx context.Context, secret string) (auth.Subject, error) {
+	var who auth.Subject
+	var token dspool.Token
+	stale := false
+	err := c.Store.Read(ctx, func(tx *store.Tx) (err error) {
+		token, err = tx.TokenByHash(auth.HashSecret(secret))
+		if dspool.ErrorCode(err) == dspool.NotFound {
+			return auth.ErrUnauthenticated
+		} else if err != nil {
+			return err
+		}
+		if token.Expires != nil && !tx.Now().Before(*token.Expires) {
+			return auth.ErrUnauthenticated
+		}
+		user, err := tx.User(token.User)
+		if dspool.ErrorCode(err) == dspool.NotFound {
+			return auth.ErrUnauthenticated
+		}
+		stale = token.Used == nil || tx.Now().Sub(*token.Used) > time.Minute
+		who = auth.Subject{User: user.Name, Admin: user.Admin}
+		return err
+	})
+	if err == nil && stale { // when it was last used is worth a write a minute, not one a request
+		err = c.write(ctx, func(w *work) error { return w.TouchToken(token.ID, w.Now()) })
+	}
+	return who, err
+}

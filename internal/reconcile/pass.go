@@ -1,0 +1,168 @@
+package reconcile
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/dspool/dspool"
+	"github.com/dspool/dspool/internal/control"
+	"github.com/dspool/dspool/internal/plan"
+	"github.com/dspool/dspool/internal/store"
+)
+
+// pass computes the plan, writes it down and starts what it asks of the provider. It returns
+// when time alone will change the plan.
+func (l *Loop) pass(ctx context.Context) (again time.Time, err error) {
+	var view *view
+	err = l.Control.Decide(ctx, func(d *control.Decision) error {
+		view, err = l.snapshot(d.Tx)
+		if err != nil {
+			return fmt.Errorf("take snapshot: %w", err)
+		}
+		p := plan.Compute(view.Snapshot, d.Now())
+		again = p.WakeAt
+		return d.Enact(view.rows, p)
+	})
+	if err != nil {
+		return again, err
+	}
+	for _, m := range view.rows.Machines {
+		if at := l.drive(ctx, *m, view); !at.IsZero() && (again.IsZero() || at.Before(again)) {
+			again = at
+		}
+	}
+	return again, nil
+}
+
+// view is a snapshot with the rows it was made from.
+type view struct {
+	plan.Snapshot
+	rows   control.Rows
+	pools  map[string]plan.Pool
+	images map[string]dspool.Image
+	shares map[string]dspool.Share
+	uids   dspool.UIDRange
+}
+
+func (l *Loop) snapshot(tx *store.Tx) (*view, error) {
+	v := &view{
+		pools: map[string]plan.Pool{}, images: map[string]dspool.Image{}, shares: map[string]dspool.Share{},
+		rows: control.Rows{Machines: map[string]*store.MachineRow{}, Jobs: map[int64]*store.JobRow{}},
+	}
+	capabilities := l.Provider.Capabilities()
+	v.Capacity, v.MaxMachines = capabilities.Capacity, capabilities.MaxMachines
+	if err := l.readConfig(tx, v); err != nil {
+		return nil, err
+	}
+	machines, err := tx.LiveMachines()
+	if err != nil {
+		return nil, err
+	}
+	open, err := tx.OpenAttempts("")
+	if err != nil {
+		return nil, err
+	}
+	jobs, err := tx.OpenJobs()
+	if err != nil {
+		return nil, err
+	}
+	placed := map[string][]plan.Attempt{}
+	for _, a := range open {
+		for _, cl := range a.Claims {
+			placed[cl.Machine] = append(placed[cl.Machine], plan.Attempt{
+				ID: a.ID, Job: a.Job, Request: cl.Request, Running: a.State == dspool.TaskRunning,
+				Recall: cl.Desired != store.Run, Since: a.Assigned,
+			})
+		}
+	}
+	for _, m := range machines {
+		if m.ReadyAt != nil {
+			l.joined(m.Pool, *m.ReadyAt)
+		}
+		v.rows.Machines[m.Name] = &m
+		idle := m.Created
+		if m.IdleSince != nil {
+			idle = *m.IdleSince
+		} else if m.ReadyAt != nil {
+			idle = *m.ReadyAt
+		}
+		v.Machines = append(v.Machines, plan.Machine{
+			Name: m.Name, Pool: m.Pool, Size: m.Size, Resources: m.Resources, State: m.State, Cordoned: m.Cordoned,
+			DrainBy: m.DrainBy, Health: m.Health, HealthReason: m.HealthReason, IdleSince: idle, Remove: m.Remove,
+			Attempts: placed[m.Name],
+		})
+	}
+	for i, p := range v.Pools {
+		v.Pools[i].BackoffUntil, v.Pools[i].LastFailure = l.backoff(p.Name)
+		v.pools[p.Name] = v.Pools[i]
+	}
+	for _, j := range jobs {
+		v.rows.Jobs[j.ID] = &j
+		pj := plan.Job{
+			ID: j.ID, User: j.User, Pool: j.Spec.Pool, Size: j.Spec.Size, Request: j.Spec.Request(),
+			Pending: j.Tasks.Pending, Placed: j.Tasks.Active(), MaxRunning: j.Spec.MaxRunning,
+			Blocked: j.Blocked, Created: j.Created,
+		}
+		if n := j.Tasks.Succeeded + j.Tasks.Failed; n > 0 {
+			pj.TaskTime = max(j.TaskSum/time.Duration(n), time.Microsecond)
+		}
+		v.Jobs = append(v.Jobs, pj)
+	}
+	return v, nil
+}
+
+func (l *Loop) readConfig(tx *store.Tx, v *view) error {
+	sizes, err := tx.Sizes()
+	if err != nil {
+		return err
+	}
+	bySize := map[string]dspool.Size{}
+	for _, z := range sizes {
+		bySize[z.Name] = z
+	}
+	images, err := tx.Images()
+	if err != nil {
+		return err
+	}
+	for _, i := range images {
+		v.images[i.Name] = i
+	}
+	shares, err := tx.Shares()
+	if err != nil {
+		return err
+	}
+	for _, s := range shares {
+		v.shares[s.Name] = s
+	}
+	if v.uids, err = control.UIDRange(tx); err != nil {
+		return err
+	}
+	pools, err := tx.Pools()
+	if err != nil {
+		return err
+	}
+	for _, p := range pools {
+		pp := plan.Pool{Pool: p, Blocked: blocked(v.images[p.Image])}
+		for _, name := range p.Sizes {
+			pp.Sizes = append(pp.Sizes, bySize[name])
+		}
+		v.Pools = append(v.Pools, pp)
+	}
+	return nil
+}
+
+// blocked says why no machine can start from an image, or "". While a new version is built,
+// the former one serves.
+func blocked(img dspool.Image) string {
+	if img.Key != "" {
+		return ""
+	}
+	switch img.State {
+	case dspool.ImageBuilding:
+		return "image " + img.Name + " is being built"
+	case dspool.ImageFailed:
+		return "image " + img.Name + " could not be built: " + img.Reason
+	}
+	return "image " + img.Name + " is not built"
+}

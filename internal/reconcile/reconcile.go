@@ -1,0 +1,195 @@
+// Package reconcile makes the world match what is wanted: it takes a snapshot, lets plan decide,
+// writes the decisions down in the same transaction and drives the provider, idempotently.
+// What it does not know it sweeps; on a partial view of the world it never acts.
+package reconcile
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/dspool/dspool/internal/control"
+	"github.com/dspool/dspool/internal/provider"
+	"github.com/dspool/dspool/internal/store"
+)
+
+// Options is what a Loop is made of.
+type Options struct {
+	Store    *store.Store
+	Control  *control.Control
+	Provider provider.Provider
+	Boot     func(machine string) (provider.AgentBoot, error) // what a machine needs to join
+	ImageDir func(key string) string
+	Log      *slog.Logger
+
+	ObserveEvery time.Duration // how often the provider is asked what is there; 2 s unless given
+	SilentAfter  time.Duration // how long an agent may be silent; 60 s unless given
+	CreateWithin time.Duration // how long the provider may take to make a machine; 2 min unless given
+}
+
+// Loop is the one that decides and acts. Run it once.
+type Loop struct {
+	Options
+	mu       sync.Mutex
+	acting   map[string]bool   // machines for which the provider is at work
+	pools    map[string]*flaws // pools whose machines fail
+	kick     chan struct{}     // something ended that a pass should look at
+	look     chan struct{}     // the provider should be asked at once
+	actions  sync.WaitGroup
+	observed bool // the provider's list has been held against the store once
+}
+
+// flaws remembers how often making machines of a pool has failed in a row.
+type flaws struct {
+	failures int
+	until    time.Time
+	last     string
+	at       time.Time
+}
+
+const (
+	actAtOnce = 8 // machines made or destroyed at the same time
+	retryPass = time.Second
+)
+
+// New makes a Loop.
+func New(o Options) *Loop {
+	if o.ObserveEvery == 0 {
+		o.ObserveEvery = 2 * time.Second
+	}
+	if o.SilentAfter == 0 {
+		o.SilentAfter = time.Minute
+	}
+	if o.CreateWithin == 0 {
+		o.CreateWithin = 2 * time.Minute
+	}
+	return &Loop{
+		Options: o, acting: map[string]bool{}, pools: map[string]*flaws{},
+		kick: make(chan struct{}, 1), look: make(chan struct{}, 1),
+	}
+}
+
+// Run decides and acts until ctx ends, then waits for the provider calls under way.
+func (l *Loop) Run(ctx context.Context) error {
+	defer l.actions.Wait()
+	observe, alarm := time.NewTimer(0), time.NewTimer(time.Hour)
+	defer observe.Stop()
+	defer alarm.Stop()
+	var exits <-chan string
+	if w, ok := l.Provider.(interface{ Exited() <-chan string }); ok {
+		exits = w.Exited()
+	}
+	for {
+		wanted := l.Control.ReconcileWanted()
+		var again time.Time
+		if l.observed {
+			var err error
+			begun := time.Now()
+			if again, err = l.pass(ctx); err != nil && ctx.Err() == nil {
+				l.Log.Error("plan and act", "err", err)
+				again = time.Now().Add(retryPass)
+			}
+			// A pass may take at most half of the time, however often it is wanted.
+			if took := time.Since(begun); took > 5*time.Millisecond {
+				if !pause(ctx, min(took, 200*time.Millisecond)) {
+					return ctx.Err()
+				}
+			}
+		}
+		if again.IsZero() {
+			alarm.Stop()
+		} else {
+			alarm.Reset(max(time.Until(again), time.Millisecond))
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-wanted:
+		case <-l.kick:
+		case <-alarm.C:
+		case <-exits:
+			l.observe(ctx)
+		case <-l.look:
+			l.observe(ctx)
+		case <-observe.C:
+			l.observe(ctx)
+			observe.Reset(l.ObserveEvery)
+		}
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
+
+func (l *Loop) kicked() {
+	select {
+	case l.kick <- struct{}{}:
+	default:
+	}
+}
+
+// failed notes that a machine of a pool could not be made, and holds the pool back for a
+// while that doubles with every failure in a row.
+func (l *Loop) failed(pool, why string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	f := l.pools[pool]
+	if f == nil {
+		f = &flaws{}
+		l.pools[pool] = f
+	}
+	f.failures++
+	f.last, f.at = why, time.Now().UTC()
+	f.until = f.at.Add(min(time.Second<<min(f.failures-1, 10), 5*time.Minute))
+}
+
+// joined forgets a pool's failures once a machine made after them has joined.
+func (l *Loop) joined(pool string, at time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if f := l.pools[pool]; f != nil && at.After(f.at) {
+		delete(l.pools, pool)
+	}
+}
+
+func (l *Loop) backoff(pool string) (until time.Time, last string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if f := l.pools[pool]; f != nil {
+		return f.until, f.last
+	}
+	return time.Time{}, ""
+}
+
+// act runs a provider call for a machine unless one runs already.
+func (l *Loop) act(name string, fn func()) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.acting[name] || len(l.acting) >= actAtOnce {
+		return
+	}
+	l.acting[name] = true
+	l.actions.Add(1)
+	go func() {
+		defer l.actions.Done()
+		defer l.kicked()
+		defer func() {
+			l.mu.Lock()
+			delete(l.acting, name)
+			l.mu.Unlock()
+		}()
+		fn()
+	}()
+}
+
+func explain(verb string, err error) string { return fmt.Sprintf("%s: %v", verb, err) }

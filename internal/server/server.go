@@ -1,0 +1,292 @@
+// Package server puts the parts together: store, control, provider, reconcile and the API. The
+// binary runs it with the real parts, tests with the fake provider.
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/dspool/dspool"
+	"github.com/dspool/dspool/api"
+	"github.com/dspool/dspool/internal/auth"
+	"github.com/dspool/dspool/internal/config"
+	"github.com/dspool/dspool/internal/control"
+	"github.com/dspool/dspool/internal/httpapi"
+	"github.com/dspool/dspool/internal/provider"
+	"github.com/dspool/dspool/internal/reconcile"
+	"github.com/dspool/dspool/internal/store"
+	"golang.org/x/sys/unix"
+)
+
+// Options is what a server runs with.
+type Options struct {
+	StateDir string
+	Config   string // file to apply at start; "" keeps what is applied
+	Version  string
+	Log      *slog.Logger
+
+	// Provider makes the provider once the installation is known.
+	Provider func(ctx context.Context, installation string, cfg *config.Config) (provider.Provider, error)
+	// Images makes the image store; nil takes the one of ImageCache.
+	Images     func(installation string) (control.Images, func(key string) string, error)
+	ImageCache string
+
+	Reconcile reconcile.Options // only its times
+}
+
+// Server is a running server.
+type Server struct {
+	Control *control.Control
+	store   *store.Store
+	lock    *os.File
+	log     *slog.Logger
+
+	apiAddr  net.Addr
+	servers  []*http.Server
+	loopStop context.CancelFunc
+	done     sync.WaitGroup
+	failed   chan error
+}
+
+// Start starts a server. Close stops it.
+func Start(ctx context.Context, o Options) (_ *Server, err error) {
+	if o.Log == nil {
+		o.Log = slog.Default()
+	}
+	s := &Server{log: o.Log, failed: make(chan error, 8)}
+	defer func() {
+		if err != nil {
+			s.Close()
+		}
+	}()
+	if err := os.MkdirAll(o.StateDir, 0o711); err != nil {
+		return nil, fmt.Errorf("make state directory: %w", err)
+	}
+	if s.lock, err = lockDir(o.StateDir); err != nil {
+		return nil, err
+	}
+	cfg, text, err := readConfig(o.Config)
+	if err != nil {
+		return nil, err
+	}
+	if s.store, err = store.Open(ctx, filepath.Join(o.StateDir, "state.db")); err != nil {
+		return nil, err
+	}
+	installation := s.store.Installation()
+	ca, err := auth.OpenAuthority(filepath.Join(o.StateDir, "pki"), installation, time.Now())
+	if err != nil {
+		return nil, err
+	}
+	images, imageDir, err := s.images(o, installation)
+	if err != nil {
+		return nil, err
+	}
+	prov, err := o.Provider(ctx, installation, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("open provider: %w", err)
+	}
+	s.Control = control.New(control.Options{
+		Store: s.store, Authority: ca, Images: images, StateDir: o.StateDir, Version: o.Version,
+		Capacity: prov.Capabilities().Capacity, Log: o.Log,
+	})
+	if cfg != nil {
+		_, err := s.Control.Apply(ctx, auth.Subject{Admin: true}, api.ApplyRequest{Name: o.Config, Dir: filepath.Dir(absolute(o.Config)), Text: text})
+		if err != nil {
+			return nil, fmt.Errorf("apply %s: %w", o.Config, err)
+		}
+	} else if err := s.Control.EnsureImages(ctx); err != nil {
+		return nil, err
+	}
+	if err := s.Control.ResumeBuilds(ctx); err != nil {
+		return nil, fmt.Errorf("resume image builds: %w", err)
+	}
+	link, err := s.serveAgents(ca, prov.Capabilities().AgentListen)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.serveAPI(o, ca, cfg); err != nil {
+		return nil, err
+	}
+	s.reconcile(o, ca, prov, link, imageDir)
+	return s, nil
+}
+
+func (s *Server) images(o Options, installation string) (control.Images, func(string) string, error) {
+	if o.Images != nil {
+		return o.Images(installation)
+	}
+	images, err := newImageStore(o.ImageCache, o.StateDir, installation)
+	if err != nil {
+		return nil, nil, err
+	}
+	return images, images.Dir, nil
+}
+
+// lockDir keeps a second server out of a state directory.
+func lockDir(dir string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(dir, "server.lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock state directory: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		return nil, dspool.Errorf(dspool.Conflict, "another server runs in %s", dir).
+			WithHint("stop it, or give this one another --state-dir")
+	}
+	return f, nil
+}
+
+func absolute(path string) string {
+	if abs, err := filepath.Abs(path); err == nil {
+		return abs
+	}
+	return path
+}
+
+func readConfig(file string) (*config.Config, string, error) {
+	if file == "" {
+		return nil, "", nil
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil, "", dspool.Errorf(dspool.Invalid, "the configuration cannot be read: %w", err)
+	}
+	cfg, problems := config.Parse(file, text, filepath.Dir(absolute(file)))
+	for _, p := range problems {
+		fmt.Fprintln(os.Stderr, p)
+	}
+	return cfg, string(text), config.Err(problems)
+}
+
+// serveAgents serves the agent link and returns its URL.
+func (s *Server) serveAgents(ca *auth.Authority, addr string) (string, error) {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return "", fmt.Errorf("listen for agents: %w", err)
+	}
+	s.serve(tls.NewListener(l, withHTTP2(ca.AgentTLS(time.Now))), httpapi.AgentHandler(s.Control), "agent link")
+	return "https://" + l.Addr().String(), nil
+}
+
+func withHTTP2(c *tls.Config) *tls.Config {
+	c.NextProtos = []string{"h2", "http/1.1"}
+	return c
+}
+
+func (s *Server) serveAPI(o Options, ca *auth.Authority, cfg *config.Config) error {
+	rest := httpapi.New(s.Control, ca.PEM())
+	socket, err := listenSocket(filepath.Join(o.StateDir, "dspool.sock"), o.Log)
+	if err != nil {
+		return err
+	}
+	s.serve(socket, rest.SocketHandler(), "socket")
+	if cfg == nil || cfg.Server.Listen == "" {
+		return nil
+	}
+	tlsConfig, err := apiTLS(ca, cfg.Server)
+	if err != nil {
+		return err
+	}
+	l, err := net.Listen("tcp", cfg.Server.Listen)
+	if err != nil {
+		return dspool.Errorf(dspool.Conflict, "cannot serve the API: %w", err).
+			WithHint("another server may run here: give server.listen another port")
+	}
+	s.apiAddr = l.Addr()
+	s.serve(tls.NewListener(l, withHTTP2(tlsConfig)), rest.Handler(), "API")
+	o.Log.Info("serving", "api", "https://"+l.Addr().String(), "socket", socket.Addr().String(), "installation", s.store.Installation())
+	return nil
+}
+
+func apiTLS(ca *auth.Authority, c config.Server) (*tls.Config, error) {
+	if c.Certificate != "" {
+		cert, err := tls.LoadX509KeyPair(c.Certificate, c.Key)
+		if err != nil {
+			return nil, dspool.Errorf(dspool.Invalid, "server.certificate and server.key cannot be used: %w", err)
+		}
+		return &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{cert}}, nil
+	}
+	hosts := append([]string{"localhost", "127.0.0.1", "::1"}, c.Names...)
+	if host, _, err := net.SplitHostPort(c.Listen); err == nil {
+		if ip := net.ParseIP(host); host != "" && (ip == nil || !ip.IsUnspecified()) {
+			hosts = append(hosts, host)
+		}
+	}
+	if name, err := os.Hostname(); err == nil {
+		hosts = append(hosts, name)
+	}
+	return ca.ServerTLS(hosts, time.Now), nil
+}
+
+func (s *Server) serve(l net.Listener, h http.Handler, what string) {
+	srv := &http.Server{
+		Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
+		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+	}
+	s.servers = append(s.servers, srv)
+	s.done.Go(func() {
+		if err := srv.Serve(l); err != nil && !errors.Is(err, http.ErrServerClosed) {
+			s.failed <- fmt.Errorf("serve %s: %w", what, err)
+		}
+	})
+}
+
+func (s *Server) reconcile(o Options, ca *auth.Authority, prov provider.Provider, link string, imageDir func(string) string) {
+	ro := o.Reconcile
+	ro.Store, ro.Control, ro.Provider, ro.ImageDir, ro.Log = s.store, s.Control, prov, imageDir, s.log
+	ro.Boot = func(machine string) (provider.AgentBoot, error) {
+		token, err := ca.EnrolToken(machine)
+		return provider.AgentBoot{URL: link, ServerName: auth.AgentServerName, CA: string(ca.PEM()), Token: token}, err
+	}
+	var ctx context.Context
+	ctx, s.loopStop = context.WithCancel(context.Background())
+	s.done.Go(func() {
+		if err := reconcile.New(ro).Run(ctx); err != nil && ctx.Err() == nil {
+			s.failed <- fmt.Errorf("reconcile: %w", err)
+		}
+	})
+}
+
+// Addr is where the API is served; nil when only on the socket.
+func (s *Server) Addr() net.Addr { return s.apiAddr }
+
+// Failed yields the fault that ended a part of the server that should not end.
+func (s *Server) Failed() <-chan error { return s.failed }
+
+// stopWithin is how long requests under way may take to end.
+const stopWithin = 5 * time.Second
+
+// Close stops the server. Machines and what runs on them live on; the next server takes them over.
+func (s *Server) Close() {
+	if s.loopStop != nil {
+		s.loopStop()
+	}
+	if s.Control != nil {
+		s.Control.Close()
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), stopWithin)
+	defer cancel()
+	for _, srv := range s.servers {
+		if srv.Shutdown(ctx) != nil {
+			srv.Close()
+		}
+	}
+	s.done.Wait()
+	if s.store != nil {
+		if err := s.store.Close(); err != nil {
+			s.log.Error("close store", "err", err)
+		}
+	}
+	if s.lock != nil {
+		s.lock.Close()
+	}
+}
