@@ -50,7 +50,10 @@ func (r Resources) Share(whole Resources) float64 {
 }
 
 func (r Resources) String() string {
-	s := fmt.Sprintf("%s cpu, %s", FormatCPUs(r.CPUs), FormatBytes(r.Memory))
+	s := FormatCPUs(r.CPUs) + " cpu"
+	if r.Memory != 0 {
+		s += ", " + FormatBytes(r.Memory)
+	}
 	if r.GPUs > 0 {
 		s += fmt.Sprintf(", %d gpu", r.GPUs)
 	}

@@ -43,9 +43,10 @@ func (c *Control) BuildImage(ctx context.Context, who auth.Subject, name string)
 	if !auth.Can(who, auth.Change, auth.Config, "") {
 		return op, forbid("build images")
 	}
-	err = c.write(ctx, func(w *work) error {
-		img, err := w.Image(name)
-		if err != nil {
+	var img dspool.Image
+	joined := false
+	err = c.write(ctx, func(w *work) (err error) {
+		if img, err = w.Image(name); err != nil {
 			return err
 		}
 		running, err := w.RunningOperations()
@@ -54,7 +55,7 @@ func (c *Control) BuildImage(ctx context.Context, who auth.Subject, name string)
 		}
 		for _, o := range running {
 			if o.Kind == opBuildImage && o.Target == name {
-				op = o
+				op, joined = o, true
 				return nil
 			}
 		}
@@ -69,17 +70,17 @@ func (c *Control) BuildImage(ctx context.Context, who auth.Subject, name string)
 		if err := w.PutImage(img); err != nil {
 			return err
 		}
-		c.builds.Add(1)
-		go c.build(img, op)
 		return w.event(dspool.Event{Actor: who.Name(), Kind: "image.build", Message: "image " + name + " is being built"})
 	})
+	if err == nil && !joined {
+		c.builds.Go(func() { c.build(img, op) })
+	}
 	return op, err
 }
 
 // build runs one build to its end and records it. A server that stops leaves it running in
 // the store; ResumeBuilds takes it up again.
 func (c *Control) build(img dspool.Image, op dspool.Operation) {
-	defer c.builds.Done()
 	last := time.Time{}
 	progress := func(text string) {
 		if time.Since(last) < 300*time.Millisecond {
@@ -100,7 +101,7 @@ func (c *Control) build(img dspool.Image, op dspool.Operation) {
 		return
 	}
 	old := img.Key
-	err = errors.Join(c.write(c.base, func(w *work) error {
+	written := c.write(c.base, func(w *work) error {
 		now := w.Now()
 		var failure *dspool.Error
 		if err != nil {
@@ -121,9 +122,9 @@ func (c *Control) build(img dspool.Image, op dspool.Operation) {
 			return err
 		}
 		return w.event(dspool.Event{Actor: "server", Kind: "image." + string(img.State), Message: fmt.Sprintf("image %s is %s", img.Name, img.State), Reason: img.Reason})
-	}))
-	if err != nil {
-		c.Log.Error("record image build", "image", img.Name, "err", err)
+	})
+	if written != nil {
+		c.Log.Error("record image build", "image", img.Name, "err", written)
 		return
 	}
 	if img.State == dspool.ImageReady && old != "" && old != key {
@@ -209,8 +210,7 @@ func (c *Control) ResumeBuilds(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			c.builds.Add(1)
-			go c.build(img, o)
+			c.builds.Go(func() { c.build(img, o) })
 		}
 		return nil
 	})

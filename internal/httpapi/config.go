@@ -9,8 +9,9 @@ import (
 	"github.com/dspool/dspool/internal/auth"
 )
 
-// byName is a request about one named thing.
-type byName struct {
+// ByName is a request about one named thing. It is exported because huma only looks into
+// embedded structs that are.
+type ByName struct {
 	Name string `path:"name" maxLength:"64"`
 }
 
@@ -31,11 +32,11 @@ func (s *Server) config() {
 			return c.ListImages(ctx)
 		})
 	route(s, http.MethodPost, "/images/{name}/build", "build-image", "Build an image from its recipe", 202,
-		func(ctx context.Context, who auth.Subject, in *byName) (dspool.Operation, error) {
+		func(ctx context.Context, who auth.Subject, in *ByName) (dspool.Operation, error) {
 			return c.BuildImage(ctx, who, in.Name)
 		})
 	route(s, http.MethodDelete, "/images/{name}", "remove-image", "Delete what an image was built to", 204,
-		func(ctx context.Context, who auth.Subject, in *byName) (none, error) {
+		func(ctx context.Context, who auth.Subject, in *ByName) (none, error) {
 			return none{}, c.RemoveImage(ctx, who, in.Name)
 		})
 	route(s, http.MethodGet, "/sizes", "list-sizes", "Sizes of machines and their prices", 200,
@@ -49,12 +50,12 @@ func (s *Server) config() {
 			return c.Pools(ctx, who)
 		})
 	route(s, http.MethodGet, "/pools/{name}", "show-pool", "One pool", 200,
-		func(ctx context.Context, who auth.Subject, in *byName) (api.PoolStatus, error) {
+		func(ctx context.Context, who auth.Subject, in *ByName) (api.PoolStatus, error) {
 			return c.Pool(ctx, who, in.Name)
 		})
 	route(s, http.MethodPost, "/pools/{name}/resize", "resize-pool", "Change a pool's min, max and spare", 200,
 		func(ctx context.Context, who auth.Subject, in *struct {
-			byName
+			ByName
 			Body api.ResizeRequest
 		}) (api.PoolStatus, error) {
 			return c.Resize(ctx, who, in.Name, in.Body)

@@ -10,8 +10,8 @@ import (
 	"github.com/dspool/dspool/internal/control"
 )
 
-// byJob is a request about one job.
-type byJob struct {
+// ByJob is a request about one job.
+type ByJob struct {
 	ID int64 `path:"id"`
 }
 
@@ -36,16 +36,16 @@ func (s *Server) jobs() {
 			return c.Jobs(ctx, who, q)
 		})
 	route(s, http.MethodGet, "/jobs/{id}", "show-job", "One job", 200,
-		func(ctx context.Context, who auth.Subject, in *byJob) (dspool.Job, error) {
+		func(ctx context.Context, who auth.Subject, in *ByJob) (dspool.Job, error) {
 			return c.Job(ctx, who, in.ID)
 		})
 	route(s, http.MethodPost, "/jobs/{id}/cancel", "cancel-job", "Cancel a job: what waits never starts, what runs is ended", 200,
-		func(ctx context.Context, who auth.Subject, in *byJob) (dspool.Job, error) {
+		func(ctx context.Context, who auth.Subject, in *ByJob) (dspool.Job, error) {
 			return c.Cancel(ctx, who, in.ID)
 		})
 	route(s, http.MethodGet, "/jobs/{id}/tasks", "list-tasks", "A job's tasks, by index", 200,
 		func(ctx context.Context, who auth.Subject, in *struct {
-			byJob
+			ByJob
 			State string `query:"state" enum:"pending,assigned,running,succeeded,failed,cancelled,lost"`
 			After int64  `query:"after" default:"-1" doc:"Index of the last task already seen."`
 			Limit int    `query:"limit"`
@@ -54,7 +54,7 @@ func (s *Server) jobs() {
 		})
 	route(s, http.MethodGet, "/jobs/{id}/tasks/{index}", "show-task", "One task", 200,
 		func(ctx context.Context, who auth.Subject, in *struct {
-			byJob
+			ByJob
 			Index int64 `path:"index"`
 		}) (dspool.Task, error) {
 			return c.Task(ctx, who, in.ID, in.Index)

@@ -24,12 +24,12 @@ func (s *Server) machines() {
 			return c.Machines(ctx, who, in.Pool, in.All)
 		})
 	route(s, http.MethodGet, "/machines/{name}", "show-machine", "One machine, what is placed on it, and why", 200,
-		func(ctx context.Context, who auth.Subject, in *byName) (api.MachineDetail, error) {
+		func(ctx context.Context, who auth.Subject, in *ByName) (api.MachineDetail, error) {
 			return c.Machine(ctx, who, in.Name)
 		})
 	route(s, http.MethodDelete, "/machines/{name}", "remove-machine", "Remove a machine when nothing runs on it any more, or now", 202,
 		func(ctx context.Context, who auth.Subject, in *struct {
-			byName
+			ByName
 			Force bool `query:"force" doc:"Do not wait for what runs on it."`
 		}) (dspool.Operation, error) {
 			return c.RemoveMachine(ctx, who, in.Name, in.Force)

@@ -20,7 +20,7 @@ func (s *Server) people() {
 			return c.AddUser(ctx, who, in.Body)
 		})
 	route(s, http.MethodDelete, "/users/{name}", "remove-user", "Remove an account; its files stay", 204,
-		func(ctx context.Context, who auth.Subject, in *byName) (none, error) {
+		func(ctx context.Context, who auth.Subject, in *ByName) (none, error) {
 			return none{}, c.RemoveUser(ctx, who, in.Name)
 		})
 	route(s, http.MethodGet, "/tokens", "list-tokens", "Tokens, without their secrets", 200,

@@ -75,7 +75,7 @@ func (f *flusher) event(name string, id int64, v any) error {
 func (s *Server) streams() {
 	c := s.control
 	stream(s, "/jobs/{id}/stream", "stream-job", "A job at every change, until it has ended", "text/event-stream",
-		func(ctx context.Context, who auth.Subject, in *byJob) (func(context.Context, *flusher) error, error) {
+		func(ctx context.Context, who auth.Subject, in *ByJob) (func(context.Context, *flusher) error, error) {
 			if _, err := c.Job(ctx, who, in.ID); err != nil {
 				return nil, err
 			}
@@ -103,7 +103,7 @@ func (s *Server) streams() {
 		})
 	stream(s, "/jobs/{id}/tasks/{index}/output/{stream}", "task-output", "A task's output; with follow until it has ended", "application/octet-stream",
 		func(ctx context.Context, who auth.Subject, in *struct {
-			byJob
+			ByJob
 			Index  int64  `path:"index"`
 			Stream string `path:"stream" enum:"stdout,stderr"`
 			Offset int64  `query:"offset" minimum:"0"`

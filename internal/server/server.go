@@ -98,6 +98,9 @@ func Start(ctx context.Context, o Options) (_ *Server, err error) {
 		Store: s.store, Authority: ca, Images: images, StateDir: o.StateDir, Version: o.Version,
 		Capacity: prov.Capabilities().Capacity, Log: o.Log,
 	})
+	if err := s.Control.ResumeBuilds(ctx); err != nil {
+		return nil, fmt.Errorf("resume image builds: %w", err)
+	}
 	if cfg != nil {
 		_, err := s.Control.Apply(ctx, auth.Subject{Admin: true}, api.ApplyRequest{Name: o.Config, Dir: filepath.Dir(absolute(o.Config)), Text: text})
 		if err != nil {
@@ -105,9 +108,6 @@ func Start(ctx context.Context, o Options) (_ *Server, err error) {
 		}
 	} else if err := s.Control.EnsureImages(ctx); err != nil {
 		return nil, err
-	}
-	if err := s.Control.ResumeBuilds(ctx); err != nil {
-		return nil, fmt.Errorf("resume image builds: %w", err)
 	}
 	link, err := s.serveAgents(ca, prov.Capabilities().AgentListen)
 	if err != nil {
