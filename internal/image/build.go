@@ -82,8 +82,8 @@ type build struct {
 
 // step is one part of a build that can fail.
 type step struct {
-	what string // for people
-	do   func(context.Context) error
+	what string                      // for people
+	do   func(context.Context) error // nil where the step before it does this one, too
 }
 
 func (b *build) run(ctx context.Context) (img Image, err error) {
@@ -111,15 +111,15 @@ func (b *build) run(ctx context.Context) (img Image, err error) {
 		return Image{}, fmt.Errorf("build image %s: %w", b.recipe.Name, err)
 	}
 	for i, st := range b.steps {
+		if st.do == nil {
+			continue // a part of the step before it
+		}
 		b.at = i
 		if ctx.Err() != nil {
 			return Image{}, b.failed(context.Cause(ctx))
 		}
 		fmt.Fprintf(b.log, "\n== step %d of %d: %s\n", i+1, len(b.steps), st.what)
 		b.report(st.what, 0)
-		if st.do == nil {
-			continue // a part of the step before it
-		}
 		if err := st.do(ctx); err != nil {
 			return Image{}, b.failed(err)
 		}
