@@ -1,7 +1,9 @@
 package plan
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -14,6 +16,7 @@ import (
 func (p *planner) report() {
 	for i := range p.jobs {
 		j := &p.jobs[i]
+		slices.SortFunc(j.spots, func(a, b spot) int { return cmp.Compare(a.m.index, b.m.index) })
 		for _, s := range j.spots {
 			if s.n > 0 {
 				p.plan.Place = append(p.plan.Place, Place{Job: j.ID, Machine: s.m.Name, Count: int(s.n), Reason: fmt.Sprintf("machine %s has room", s.m.Name)})

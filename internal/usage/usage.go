@@ -119,10 +119,10 @@ type rowKey struct {
 }
 
 type bill struct {
-	by   By
-	rows map[rowKey]*dspool.UsageRow
-	last rowKey // claims of a job come in runs
-	row0 *dspool.UsageRow
+	by      By
+	rows    map[rowKey]*dspool.UsageRow
+	last    rowKey // and lastRow: claims of a job come in runs
+	lastRow *dspool.UsageRow
 }
 
 // row returns the row that a claim on a machine of the pool belongs to.
@@ -144,15 +144,15 @@ func (b *bill) idleRow(pool string) *dspool.UsageRow {
 }
 
 func (b *bill) at(k rowKey, name string) *dspool.UsageRow {
-	if b.row0 != nil && b.last == k {
-		return b.row0
+	if b.lastRow != nil && b.last == k {
+		return b.lastRow
 	}
 	r := b.rows[k]
 	if r == nil {
 		r = &dspool.UsageRow{Key: name, Pool: k.pool, User: k.user}
 		b.rows[k] = r
 	}
-	b.last, b.row0 = k, r
+	b.last, b.lastRow = k, r
 	return r
 }
 
