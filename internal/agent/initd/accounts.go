@@ -1,0 +1,123 @@
+package initd
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/dspool/dspool"
+)
+
+// accounts adds users to the machine's passwd and group files when they first come.
+type accounts struct {
+	dir   string // /etc
+	shell string
+	mu    sync.Mutex
+	known map[string]int // by name; what this process has seen in the files
+}
+
+func newAccounts(dir string) *accounts {
+	a := &accounts{dir: dir, shell: "/bin/sh", known: map[string]int{}}
+	if _, err := os.Stat("/bin/bash"); err == nil {
+		a.shell = "/bin/bash"
+	}
+	return a
+}
+
+// ensure makes name an account with uid and gid. It refuses a name or an id that the image
+// gives to somebody else.
+func (a *accounts) ensure(name string, uid, gid int, home string) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if id, ok := a.known[name]; ok && id == uid {
+		return nil
+	}
+	if err := dspool.CheckName("user", name); err != nil {
+		return err
+	}
+	if !filepath.IsAbs(home) || strings.ContainsAny(home, ":\n\r\x00") {
+		return dspool.Errorf(dspool.Invalid, "home %s of user %s is not a path that an account can have", dspool.Quote(home), name)
+	}
+	unlock, err := a.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	group := fmt.Sprintf("%s:*:%d:", name, gid)
+	if err := a.add("group", name, gid, group); err != nil {
+		return err
+	}
+	// "*" is no password and needs no shadow line.
+	if err := a.add("passwd", name, uid, fmt.Sprintf("%s:*:%d:%d::%s:%s", name, uid, gid, home, a.shell)); err != nil {
+		return err
+	}
+	a.known[name] = uid
+	return nil
+}
+
+// lock is that of lckpwdf(3), which useradd and passwd take.
+func (a *accounts) lock() (func(), error) {
+	f, err := os.OpenFile(filepath.Join(a.dir, ".pwd.lock"), os.O_WRONLY|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock accounts: %w", err)
+	}
+	if err := unix.FcntlFlock(f.Fd(), unix.F_SETLKW, &unix.Flock_t{Type: unix.F_WRLCK}); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("lock accounts: %w", err)
+	}
+	return func() { f.Close() }, nil
+}
+
+func (a *accounts) add(file, name string, id int, line string) error {
+	path := filepath.Join(a.dir, file)
+	text, err := os.ReadFile(path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("read accounts: %w", err)
+	}
+	for l := range strings.Lines(string(text)) {
+		f := strings.Split(strings.TrimSpace(l), ":")
+		if len(f) < 3 {
+			continue
+		}
+		switch sameID := f[2] == strconv.Itoa(id); {
+		case f[0] == name && sameID:
+			return nil
+		case f[0] == name:
+			return dspool.Errorf(dspool.Conflict, "the image has its own %s in /etc/%s, with id %s", name, file, f[2]).
+				WithHint("rename the user, or remove that account from the image")
+		case sameID:
+			return dspool.Errorf(dspool.Conflict, "the image gives id %d to %s in /etc/%s", id, dspool.Quote(f[0]), file).
+				WithHint("ids from 20000 on are dspool's; remove that account from the image")
+		}
+	}
+	if len(text) > 0 && !bytes.HasSuffix(text, []byte("\n")) {
+		text = append(text, '\n')
+	}
+	return replaceFile(path, append(text, line+"\n"...), 0o644)
+}
+
+// replaceFile makes path hold data, or leaves it as it was.
+func replaceFile(path string, data []byte, perm os.FileMode) (err error) {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			os.Remove(f.Name())
+		}
+	}()
+	_, err = f.Write(data)
+	if err = errors.Join(err, f.Chmod(perm), f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), path)
+}

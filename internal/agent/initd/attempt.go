@@ -1,0 +1,69 @@
+package initd
+
+import (
+	"time"
+
+	"github.com/dspool/dspool"
+)
+
+// Spec is all that init needs to run an attempt.
+type Spec struct {
+	ID        int64             `json:"id"`
+	Job       int64             `json:"job"`
+	Index     int64             `json:"index"`
+	Count     int64             `json:"count"` // tasks in the job
+	User      string            `json:"user"`
+	UID       int               `json:"uid"`
+	GID       int               `json:"gid"`
+	Home      string            `json:"home"`
+	Dir       string            `json:"dir"` // the task's own; made as the user when missing
+	Command   []string          `json:"command"`
+	Env       map[string]string `json:"env,omitempty"`
+	Request   dspool.Resources  `json:"request"`
+	Quota     bool              `json:"quota,omitempty"`      // hold it to its cpus even when others are idle
+	TimeLimit dspool.Duration   `json:"time_limit,omitempty"` // kept for a later agent; init does not enforce it
+}
+
+// State is where an attempt stands in init's table.
+type State string
+
+const (
+	Starting State = "starting"
+	Running  State = "running"
+	Ended    State = "ended" // nothing of it lives any more
+)
+
+// Cause is why an attempt was ended from outside.
+type Cause string
+
+const (
+	Cancelled Cause = "cancelled"
+	OverTime  Cause = "over time"
+	Shutdown  Cause = "shutdown" // init itself was told to end
+)
+
+// Status is what init knows about an attempt.
+type Status struct {
+	ID        int64            `json:"id"`
+	State     State            `json:"state"`
+	Request   dspool.Resources `json:"request"`
+	TimeLimit dspool.Duration  `json:"time_limit,omitempty"`
+	Started   *time.Time       `json:"started,omitempty"` // nil if no process ever ran
+	Elapsed   dspool.Duration  `json:"elapsed,omitempty"` // run time until now or its end, by a clock that nobody sets
+	ExitCode  *int             `json:"exit_code,omitempty"`
+	Signal    int              `json:"signal,omitempty"` // that ended the main process; ExitCode is 128 more
+	OOM       bool             `json:"oom,omitempty"`    // the kernel killed some of it for memory
+	Fault     string           `json:"fault,omitempty"`  // why it could not start, for people
+	Stuck     int              `json:"stuck,omitempty"`  // processes of it that the kernel did not end
+	Cause     Cause            `json:"cause,omitempty"`  // "" if it ended by itself
+	Reason    string           `json:"reason,omitempty"` // of Cause, for people
+}
+
+// Kill asks for the end of an attempt's whole process tree: SIGTERM, and SIGKILL after Grace.
+// Of several for one attempt the first counts.
+type Kill struct {
+	ID     int64         `json:"id"`
+	Cause  Cause         `json:"cause"`
+	Reason string        `json:"reason,omitempty"`
+	Grace  time.Duration `json:"grace"`
+}

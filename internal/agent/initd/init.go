@@ -1,0 +1,260 @@
+package initd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/dspool/dspool/internal/asuser"
+)
+
+// Config of an init. The zero value is that of a machine.
+type Config struct {
+	Dir   string   // of the socket; Dir unless set
+	Etc   string   // of passwd and group; /etc unless set
+	Agent []string // command that is started and restarted; none if empty
+	Grace time.Duration
+	// MaxProcesses an attempt may have at once; 4096 unless set.
+	MaxProcesses int
+	Log          *slog.Logger
+}
+
+// MinUID is the lowest user and group id that anything is run as.
+const MinUID = 20000
+
+// DefaultGrace is the time between SIGTERM and SIGKILL.
+const DefaultGrace = 5 * time.Second
+
+// machine is a running init.
+type machine struct {
+	cfg      Config
+	log      *slog.Logger
+	reaper   *reaper
+	slots    *pool
+	accounts *accounts
+	root     *asuser.Root
+	null     *os.File
+	queue    *fifo
+	ended    chan struct{} // closed when Run is over
+
+	mu       sync.Mutex
+	attempts map[int64]*attempt
+	streams  map[*stream]bool
+	stopping bool
+}
+
+// Run is init until ctx is done: then it ends everything, SIGTERM first, and returns nil.
+// It needs root. It changes the process: umask 0027, no core dumps, reaper of orphans.
+func Run(ctx context.Context, cfg Config) error {
+	if os.Geteuid() != 0 {
+		return errors.New("init must be root of its machine")
+	}
+	m, err := newMachine(cfg)
+	if err != nil {
+		return err
+	}
+	defer func() { close(m.ended); m.queue.close() }()
+	// Whoever connects before the rest is ready waits in the socket's queue. The agent
+	// enrols meanwhile.
+	listener, err := m.listen()
+	if err != nil {
+		return err
+	}
+	defer listener.Close()
+	agent := m.startAgent()
+	h, err := detect()
+	if err != nil {
+		return fmt.Errorf("find cgroups: %w", err)
+	}
+	if err := h.sweep(); err != nil {
+		return fmt.Errorf("clear cgroups: %w", err)
+	}
+	m.slots = &pool{h: h}
+	for range 2 {
+		go m.spawner()
+	}
+	go m.serve(listener)
+	<-ctx.Done()
+	m.log.Info("init ends", "why", context.Cause(ctx))
+	m.shutdown()
+	agent.stop()
+	return m.slots.close()
+}
+
+func newMachine(cfg Config) (*machine, error) {
+	if cfg.Dir == "" {
+		cfg.Dir = Dir
+	}
+	if cfg.Etc == "" {
+		cfg.Etc = "/etc"
+	}
+	if cfg.Grace == 0 {
+		cfg.Grace = DefaultGrace
+	}
+	if cfg.MaxProcesses == 0 {
+		cfg.MaxProcesses = 4096
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	unix.Umask(0o027)
+	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
+		return nil, fmt.Errorf("switch core dumps off: %w", err)
+	}
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		return nil, fmt.Errorf("become reaper: %w", err)
+	}
+	root, err := asuser.OpenRoot("/")
+	if err != nil {
+		return nil, err
+	}
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		return nil, err
+	}
+	m := &machine{
+		cfg: cfg, log: cfg.Log, reaper: newReaper(), accounts: newAccounts(cfg.Etc), root: root, null: null,
+		queue: newFIFO(), ended: make(chan struct{}),
+		attempts: map[int64]*attempt{}, streams: map[*stream]bool{},
+	}
+	go m.reaper.run()
+	return m, nil
+}
+
+func (m *machine) listen() (*net.UnixListener, error) {
+	if err := os.MkdirAll(m.cfg.Dir, 0o700); err != nil {
+		return nil, err
+	}
+	if err := os.Chmod(m.cfg.Dir, 0o700); err != nil {
+		return nil, err
+	}
+	path := filepath.Join(m.cfg.Dir, SocketName)
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return nil, fmt.Errorf("listen for the agent: %w", err)
+	}
+	return l, os.Chmod(path, 0o600)
+}
+
+// shutdown ends every attempt and waits until all have, or a little longer than the grace.
+func (m *machine) shutdown() {
+	m.mu.Lock()
+	m.stopping = true
+	var all []*attempt
+	for _, a := range m.attempts {
+		all = append(all, a)
+	}
+	m.mu.Unlock()
+	for _, a := range all {
+		m.kill(a, Kill{ID: a.spec.ID, Cause: Shutdown, Reason: "the machine was shut down", Grace: m.cfg.Grace})
+	}
+	late := time.After(m.cfg.Grace + 2*time.Second)
+	for _, a := range all {
+		select {
+		case <-a.over:
+		case <-late:
+			return
+		}
+	}
+}
+
+// agentKeeper keeps the agent running.
+type agentKeeper struct {
+	m       *machine
+	mu      sync.Mutex
+	pid     int
+	stopped bool
+	gone    chan struct{} // closed when the agent has ended after stop
+}
+
+func (m *machine) startAgent() *agentKeeper {
+	k := &agentKeeper{m: m, gone: make(chan struct{})}
+	if len(m.cfg.Agent) == 0 {
+		close(k.gone)
+		return k
+	}
+	go k.run()
+	return k
+}
+
+func (k *agentKeeper) run() {
+	defer close(k.gone)
+	const first, most, steady = 100 * time.Millisecond, 10 * time.Second, 30 * time.Second
+	wait := time.Duration(0)
+	for {
+		begun := time.Now()
+		status, err := k.once()
+		k.mu.Lock()
+		k.pid = 0
+		stopped := k.stopped
+		k.mu.Unlock()
+		if stopped {
+			return
+		}
+		if time.Since(begun) > steady {
+			wait = 0
+		}
+		k.m.log.Error("the agent ended and is started again", "status", status, "error", err, "wait", wait)
+		select {
+		case <-time.After(wait):
+		case <-k.m.ended:
+			return
+		}
+		wait = min(most, max(first, 2*wait))
+	}
+}
+
+func (k *agentKeeper) once() (string, error) {
+	done := make(chan syscall.WaitStatus, 1)
+	err := k.m.reaper.spawn(func() (int, error) {
+		argv := k.m.cfg.Agent
+		return syscall.ForkExec(argv[0], argv, &syscall.ProcAttr{
+			Dir: "/", Env: os.Environ(), Files: []uintptr{k.m.null.Fd(), 2, 2},
+		})
+	}, func(pid int) {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		k.pid = pid
+		if k.stopped {
+			_ = unix.Kill(pid, unix.SIGTERM)
+		}
+	}, func(ws syscall.WaitStatus, _ time.Time) { done <- ws })
+	if err != nil {
+		return "", fmt.Errorf("start agent: %w", err)
+	}
+	ws := <-done
+	if ws.Signaled() {
+		return "signal " + ws.Signal().String(), nil
+	}
+	return fmt.Sprintf("exit code %d", ws.ExitStatus()), nil
+}
+
+// stop ends the agent: it has two seconds to report what is left.
+func (k *agentKeeper) stop() {
+	signal := func(s syscall.Signal) {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		if k.stopped = true; k.pid != 0 {
+			_ = unix.Kill(k.pid, s)
+		}
+	}
+	signal(unix.SIGTERM)
+	select {
+	case <-k.gone:
+		return
+	case <-time.After(2 * time.Second):
+	}
+	signal(unix.SIGKILL)
+}

@@ -1,0 +1,366 @@
+package initd
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"math"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/dspool/dspool"
+	"github.com/dspool/dspool/internal/asuser"
+)
+
+// errThread says that the calling thread stands in a cgroup that it cannot leave.
+var errThread = errors.New("the thread is in a wrong cgroup")
+
+// attempt is a row of init's table. Its fields but the channels are guarded by machine.mu.
+type attempt struct {
+	spec    Spec
+	state   State
+	slot    *usedSlot
+	wall    time.Time // of its start; zero if never started
+	begun   time.Time // the same, monotonic too
+	exited  bool      // the main process has ended
+	status  syscall.WaitStatus
+	elapsed time.Duration
+	code    *int
+	fault   string
+	oom     bool
+	stuck   int
+	killed  *Kill
+
+	launched chan struct{} // closed when it runs or could not start
+	mainGone chan struct{} // closed when the main process has ended
+	over     chan struct{} // closed when nothing of it lives
+}
+
+// Exit codes of what could not start, as shells have them.
+const (
+	codeNotFound   = 127
+	codeNotStarted = 126
+)
+
+// startError is why an attempt could not start; code 0 is none.
+type startError struct {
+	code int
+	err  error
+}
+
+func (e *startError) Error() string { return e.err.Error() }
+func (e *startError) Unwrap() error { return e.err }
+
+// spawner starts queued attempts, one at a time, on a thread of its own.
+func (m *machine) spawner() {
+	runtime.LockOSThread()
+	for {
+		a := m.queue.pop()
+		if a == nil {
+			runtime.UnlockOSThread()
+			return
+		}
+		err := m.start(a)
+		if err != nil {
+			m.log.Info("an attempt did not start", "attempt", a.spec.ID, "error", err)
+		}
+		if errors.Is(err, errThread) || errors.Is(err, asuser.ErrTainted) {
+			go m.spawner()
+			return // ends the thread
+		}
+	}
+}
+
+// fifo holds attempts that wait for a spawner.
+type fifo struct {
+	mu     sync.Mutex
+	filled sync.Cond
+	queue  []*attempt
+	closed bool
+}
+
+func newFIFO() *fifo {
+	q := &fifo{}
+	q.filled.L = &q.mu
+	return q
+}
+
+func (q *fifo) push(a *attempt) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.queue = append(q.queue, a)
+	q.filled.Signal()
+}
+
+// pop returns nil once the queue is closed.
+func (q *fifo) pop() *attempt {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for len(q.queue) == 0 && !q.closed {
+		q.filled.Wait()
+	}
+	if q.closed {
+		return nil
+	}
+	a := q.queue[0]
+	q.queue = q.queue[1:]
+	return a
+}
+
+func (q *fifo) close() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.closed = true
+	q.filled.Broadcast()
+}
+
+// start runs a, or ends it with the reason why it could not be.
+func (m *machine) start(a *attempt) error {
+	s := &a.spec
+	var argv0 string
+	var files [2]*os.File
+	defer func() {
+		for _, f := range files {
+			if f != nil {
+				f.Close()
+			}
+		}
+	}()
+	env := s.environment(m.accounts.shell)
+	err := s.check()
+	if err == nil {
+		err = m.accounts.ensure(s.User, s.UID, s.GID, s.Home)
+	}
+	if err == nil {
+		err = asuser.Cred{UID: s.UID, GID: s.GID}.DoLocked(func() (err error) {
+			if files, err = m.outputs(s); err != nil {
+				return err
+			}
+			argv0, err = lookUp(s.Command[0], s.Dir, env["PATH"])
+			return err
+		})
+	}
+	var slot *usedSlot
+	if err == nil {
+		slot, err = m.slotFor(s)
+	}
+	if err != nil {
+		m.conclude(a, err)
+		return err
+	}
+	attr := &syscall.ProcAttr{
+		Dir: s.Dir, Env: flatten(env), Files: []uintptr{m.null.Fd(), files[0].Fd(), files[1].Fd()},
+		Sys: &syscall.SysProcAttr{Setsid: true, Credential: &syscall.Credential{Uid: uint32(s.UID), Gid: uint32(s.GID)}},
+	}
+	leave, err := slot.enter(attr.Sys)
+	if err != nil {
+		m.giveBack(slot)
+		m.conclude(a, fmt.Errorf("join the attempt's cgroup: %w", err))
+		return err
+	}
+	var stray, unscored error
+	err = m.reaper.spawn(func() (int, error) {
+		pid, err := syscall.ForkExec(argv0, s.Command, attr)
+		stray = leave()
+		return pid, err
+	}, func(pid int) {
+		unscored = scoreAsUser(s, pid)
+		m.launched(a, slot)
+	}, func(ws syscall.WaitStatus, at time.Time) { m.exit(a, ws, at) })
+	if err != nil {
+		m.giveBack(slot)
+		m.conclude(a, forkError(s.Command[0], err))
+	}
+	if unscored != nil && !errors.Is(unscored, fs.ErrNotExist) {
+		m.log.Debug("the out-of-memory score of an attempt stays as it is", "attempt", s.ID, "error", unscored)
+	}
+	return errors.Join(err, stray, taint(unscored))
+}
+
+func taint(err error) error {
+	if errors.Is(err, asuser.ErrTainted) {
+		return err
+	}
+	return nil
+}
+
+// scoreAsUser makes the kernel choose the attempt before anything of the machine's own. It is
+// done as the user because root of a machine does not see other ids in a /proc with hidepid.
+func scoreAsUser(s *Spec, pid int) error {
+	const tries, pause = 20, 50 * time.Microsecond
+	return asuser.Cred{UID: s.UID, GID: s.GID}.DoLocked(func() (err error) {
+		// The fork is over a moment before the kernel gives the new program to its user. A
+		// program that the user may not read never becomes the user's; it keeps its score.
+		for range tries {
+			err = writeControl("/proc/"+strconv.Itoa(pid), "oom_score_adj", "500")
+			if !errors.Is(err, unix.EACCES) {
+				return err
+			}
+			time.Sleep(pause)
+		}
+		return err
+	})
+}
+
+func (s *Spec) check() error {
+	switch {
+	case s.UID < MinUID || s.GID < MinUID:
+		return dspool.Errorf(dspool.Forbidden, "user id %d, group id %d: nothing runs with an id below %d", s.UID, s.GID, MinUID)
+	case len(s.Command) == 0 || s.Command[0] == "":
+		return dspool.Errorf(dspool.Invalid, "the attempt has no command")
+	case !filepath.IsAbs(s.Dir):
+		return dspool.Errorf(dspool.Invalid, "the task's directory %s is not an absolute path", dspool.Quote(s.Dir))
+	case s.Request.CPUs <= 0 || s.Request.Memory <= 0:
+		return dspool.Errorf(dspool.Invalid, "the attempt asks for %s", s.Request)
+	}
+	for _, arg := range s.Command {
+		if strings.ContainsRune(arg, 0) {
+			return dspool.Errorf(dspool.Invalid, "the command holds a NUL byte")
+		}
+	}
+	return nil
+}
+
+// environment of the attempt. The job's own entries win, but for those of dspool.
+func (s *Spec) environment(shell string) map[string]string {
+	home := s.Home
+	env := map[string]string{
+		"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "SHELL": shell,
+		"HOME": home, "USER": s.User, "LOGNAME": s.User,
+		"OMP_NUM_THREADS": strconv.Itoa(max(1, int(math.Ceil(s.Request.CPUs)))),
+	}
+	maps.Copy(env, s.Env)
+	env["DSPOOL_JOB_ID"] = strconv.FormatInt(s.Job, 10)
+	env["DSPOOL_TASK_INDEX"] = strconv.FormatInt(s.Index, 10)
+	env["DSPOOL_TASK_COUNT"] = strconv.FormatInt(s.Count, 10)
+	env["DSPOOL_CPUS"] = dspool.FormatCPUs(s.Request.CPUs)
+	env["DSPOOL_MEMORY"] = strconv.FormatInt(s.Request.Memory, 10)
+	return env
+}
+
+func flatten(env map[string]string) []string {
+	list := make([]string, 0, len(env))
+	for _, k := range slices.Sorted(maps.Keys(env)) {
+		list = append(list, k+"="+env[k])
+	}
+	return list
+}
+
+// outputs makes the task's directory and opens stdout.txt and stderr.txt in it, as the user.
+func (m *machine) outputs(s *Spec) (files [2]*os.File, err error) {
+	dir := strings.TrimPrefix(filepath.Clean(s.Dir), "/")
+	if err := m.root.MkdirAll(dir, 0o750); err != nil {
+		return files, fmt.Errorf("make the task's directory: %w", err)
+	}
+	for i, name := range []string{"stdout.txt", "stderr.txt"} {
+		f, err := m.root.OpenOwned(filepath.Join(dir, name), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o640, s.UID)
+		if err != nil {
+			return files, fmt.Errorf("open the task's %s: %w", name, err)
+		}
+		files[i] = f
+	}
+	return files, nil
+}
+
+// lookUp finds the program as execvp(3) does, with the rights of the calling thread.
+func lookUp(name, dir, path string) (string, error) {
+	if strings.Contains(name, "/") {
+		full := name
+		if !filepath.IsAbs(full) {
+			full = filepath.Join(dir, name)
+		}
+		if err := executable(full); err != nil {
+			return "", execError(name, err)
+		}
+		return full, nil
+	}
+	found := error(unix.ENOENT)
+	for _, d := range filepath.SplitList(path) {
+		full := filepath.Join(d, name)
+		if !filepath.IsAbs(full) {
+			full = filepath.Join(dir, full)
+		}
+		err := executable(full)
+		if err == nil {
+			return full, nil
+		}
+		if err == unix.EACCES {
+			found = err
+		}
+	}
+	return "", execError(name, found)
+}
+
+func executable(path string) error {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return err
+	}
+	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		return unix.EACCES
+	}
+	// AT_EACCESS, because access(2) otherwise asks for the real user.
+	return unix.Faccessat(unix.AT_FDCWD, path, unix.X_OK, unix.AT_EACCESS)
+}
+
+// forkError explains why a program that lookUp found did not start.
+func forkError(name string, err error) error {
+	if errors.Is(err, unix.ENOENT) {
+		return &startError{codeNotFound, dspool.Errorf(dspool.NotFound, "the interpreter of command %s does not exist on the machine", dspool.Quote(name)).
+			WithHint("look at its first line")}
+	}
+	return execError(name, err)
+}
+
+// execError explains why a program did not start.
+func execError(name string, err error) error {
+	q := dspool.Quote(name)
+	switch {
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR):
+		return &startError{codeNotFound, dspool.Errorf(dspool.NotFound, "command %s does not exist on the machine", q)}
+	case errors.Is(err, unix.EACCES):
+		return &startError{codeNotStarted, dspool.Errorf(dspool.Forbidden, "command %s is not executable for the user", q)}
+	case errors.Is(err, unix.ENOEXEC):
+		return &startError{codeNotStarted, dspool.Errorf(dspool.Invalid, "command %s is not a program", q).
+			WithHint("a script begins with a line such as #!/bin/sh")}
+	case errors.Is(err, unix.E2BIG):
+		return &startError{codeNotStarted, dspool.Errorf(dspool.Invalid, "command %s has too long arguments and environment", q)}
+	}
+	return &startError{codeNotStarted, fmt.Errorf("start command %s: %w", q, err)}
+}
+
+// slotFor returns a slot with the attempt's limits. One whose memory cannot be taken back is
+// replaced by a new one.
+func (m *machine) slotFor(s *Spec) (*usedSlot, error) {
+	l := limits{cpus: s.Request.CPUs, quota: s.Quota, memory: s.Request.Memory, pids: m.cfg.MaxProcesses}
+	for try := 0; ; try++ {
+		slot, err := m.slots.get()
+		if err != nil {
+			return nil, err
+		}
+		if err = slot.limit(l); err == nil {
+			return slot, nil
+		}
+		err = errors.Join(fmt.Errorf("limit the attempt: %w", err), slot.remove())
+		if try == maxFreeSlots {
+			return nil, err
+		}
+		m.log.Warn("a slot is given up", "error", err)
+	}
+}
+
+func (m *machine) giveBack(s *usedSlot) {
+	if err := m.slots.put(s); err != nil {
+		m.log.Warn("a slot is left behind", "error", err)
+	}
+}

@@ -1,0 +1,25 @@
+package initd
+
+// What goes over the socket: one JSON value after another. Every request has a reply with its
+// identifier, in any order. "exits" makes the connection a stream: its replies are the
+// attempts that have ended and are not forgotten, then each that ends, until it is closed.
+type request struct {
+	ID     int64   `json:"id"`
+	Op     string  `json:"op"` // spawn, kill, list, forget, exits
+	Spec   *Spec   `json:"spec,omitempty"`
+	Kill   *Kill   `json:"kill,omitempty"`
+	Forget []int64 `json:"forget,omitempty"`
+}
+
+type reply struct {
+	ID     int64    `json:"id,omitempty"`
+	Error  string   `json:"error,omitempty"`
+	Status *Status  `json:"status,omitempty"`
+	List   []Status `json:"list,omitempty"`
+}
+
+// SocketName is the socket's name in init's directory.
+const SocketName = "init.sock"
+
+// Dir is init's directory in a machine.
+const Dir = "/run/dspool"
