@@ -28,9 +28,8 @@ var (
 )
 
 func TestMain(m *testing.M) {
-	if state := os.Getenv("DSPOOL_TEST_KILLED"); state != "" {
-		beKilled(state)
-		return
+	if script := os.Getenv("DSPOOL_TEST_KILLED"); script != "" {
+		beKilled(script)
 	}
 	os.Exit(func() int {
 		var err error
@@ -214,19 +213,4 @@ func (w *world) refused(machine string, uid int, args ...string) string {
 		w.t.Errorf("%v in %s as %d was not refused: %s", args, machine, uid, out)
 	}
 	return out
-}
-
-func beKilled(string) {}
-
-func TestFirst(t *testing.T) {
-	w := open(t, nil)
-	w.create(w.spec("m-1"))
-	t.Log(w.List(t.Context()))
-	t.Log(w.inside("m-1", 0, "ids"))
-	t.Log(w.inside("m-1", 0, "devices"))
-	t.Log(w.inside("m-1", 0, "read", "/etc/hosts"))
-	t.Log(w.inside("m-1", 0, "read", "/proc/self/mountinfo"))
-	t.Log(w.inside("m-1", 0, "read", "/proc/self/uid_map"))
-	t.Log(w.inside("m-1", 0, "read", "/proc/self/status"))
-	t.Log(w.inside("m-1", 0, "group"))
 }

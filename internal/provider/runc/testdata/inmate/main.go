@@ -59,7 +59,7 @@ var actions = map[string]func(args []string) error{
 		if err := os.WriteFile(a[0], data, 0o755); err != nil {
 			return err
 		}
-		return os.Chmod(a[0], 0o4755)
+		return syscall.Chmod(a[0], 0o4755)
 	},
 	"run": func(a []string) error {
 		out, err := exec.Command(a[0], a[1:]...).CombinedOutput()
@@ -120,8 +120,15 @@ var actions = map[string]func(args []string) error{
 		uid, _ := strconv.Atoi(a[1])
 		return os.Chown(a[0], uid, uid)
 	},
-	"mkdir":    func(a []string) error { return os.Mkdir(a[0], 0o755) },
-	"write":    func(a []string) error { return os.WriteFile(a[0], []byte(a[1]), 0) },
+	"mkdir": func(a []string) error { return os.Mkdir(a[0], 0o755) },
+	"write": func(a []string) error { // to a file that exists
+		f, err := os.OpenFile(a[0], os.O_WRONLY, 0)
+		if err != nil {
+			return err
+		}
+		_, err = f.WriteString(a[1])
+		return err
+	},
 	"hostname": func([]string) error { name, err := os.Hostname(); fmt.Println(name); return err },
 	"devices": func([]string) error {
 		entries, err := os.ReadDir("/dev")

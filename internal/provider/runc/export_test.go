@@ -1,0 +1,13 @@
+package runc
+
+// SetFault makes f be called before every step; an error is that step's.
+func (p *Provider) SetFault(f func(step string) error) { p.fault = f }
+
+// PID returns the init of a machine.
+func (p *Provider) PID(name string) (int, error) {
+	r, _, err := load(p.cfg, name)
+	return r.PID, err
+}
+
+// KillAndWait kills a process that need not be a child.
+var KillAndWait = killAndWait
