@@ -249,6 +249,15 @@ func (f controlFile) processes() ([]int, error) {
 	return pids, nil
 }
 
+func processesIn(dir string) ([]int, error) {
+	f, err := openControl(dir, "cgroup.procs", unix.O_RDONLY)
+	if err != nil {
+		return nil, err
+	}
+	defer f.close()
+	return f.processes()
+}
+
 // count reads the number behind key in a file of "key number" lines; 0 when it is not there.
 func (f controlFile) count(key string) (int64, error) {
 	text, err := f.read()

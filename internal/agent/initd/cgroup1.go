@@ -49,23 +49,19 @@ func (h *v1) sweep() error {
 		names, err := leftSlots(dir)
 		errs = append(errs, err)
 		for _, name := range names {
-			errs = append(errs, clearV1(filepath.Join(dir, name), dir == h.freezer))
+			errs = append(errs, clearLeft(filepath.Join(dir, name), dir == h.freezer))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-func clearV1(dir string, freezer bool) error {
-	f, err := openControl(dir, "cgroup.procs", unix.O_RDONLY)
-	if err != nil {
-		return err
-	}
-	defer f.close()
+// clearLeft kills what is in the cgroup dir, and removes it.
+func clearLeft(dir string, freezer bool) error {
 	if freezer {
 		_ = writeControl(dir, "freezer.state", "THAWED")
 	}
 	for range 100 {
-		pids, err := f.processes()
+		pids, err := processesIn(dir)
 		if err != nil {
 			return err
 		}
@@ -90,21 +86,20 @@ func (h *v1) newSlot(name string) (slot, error) {
 		}
 		s.tasks = append(s.tasks, f)
 	}
-	var err1, err2 error
-	s.procs, err1 = openControl(filepath.Join(h.freezer, name), "cgroup.procs", unix.O_RDONLY)
-	s.oom, err2 = openControl(filepath.Join(h.memory, name), "memory.oom_control", unix.O_RDONLY)
-	if err := errors.Join(err1, err2); err != nil {
+	oom, err := openControl(filepath.Join(h.memory, name), "memory.oom_control", unix.O_RDONLY)
+	if err != nil {
 		return nil, errors.Join(err, s.remove())
 	}
+	s.oom = oom
 	return s, nil
 }
 
 type slot1 struct {
-	h          *v1
-	name       string
-	tasks      []controlFile
-	procs, oom controlFile
-	now        limits
+	h     *v1
+	name  string
+	tasks []controlFile
+	oom   controlFile
+	now   limits
 }
 
 func (s *slot1) limit(l limits) error {
@@ -181,7 +176,8 @@ func (s *slot1) leave() error {
 	return nil
 }
 
-func (s *slot1) pids() ([]int, error) { return s.procs.processes() }
+// pids opens the file anew, because v1 shows an open one the same list for a second and more.
+func (s *slot1) pids() ([]int, error) { return processesIn(filepath.Join(s.h.freezer, s.name)) }
 
 // kill freezes the slot first, so that no fork loop outruns it.
 func (s *slot1) kill() error {
@@ -200,12 +196,12 @@ func (s *slot1) heavy() bool {
 }
 
 func (s *slot1) remove() error {
-	for _, f := range append(s.tasks, s.procs, s.oom) {
+	for _, f := range append(s.tasks, s.oom) {
 		if f > 0 {
 			f.close()
 		}
 	}
-	s.tasks, s.procs, s.oom = nil, -1, -1
+	s.tasks, s.oom = nil, -1
 	var errs []error
 	for _, dir := range s.h.dirs {
 		errs = append(errs, removeDir(filepath.Join(dir, s.name)))

@@ -54,7 +54,7 @@ func (h *v2) sweep() error {
 	names, err := leftSlots(h.dir)
 	errs := []error{err}
 	for _, name := range names {
-		errs = append(errs, clearV1(filepath.Join(h.dir, name), false))
+		errs = append(errs, clearLeft(filepath.Join(h.dir, name), false))
 	}
 	return errors.Join(errs...)
 }

@@ -97,7 +97,7 @@ type testMachine struct {
 const (
 	machineRoot = 100000 // host id of the machine's root
 	userID      = 20001
-	waitLimit   = 20 * time.Second // for anything that must happen
+	waitLimit   = 10 * time.Second // for anything that must happen
 )
 
 var machineNumber struct {
@@ -257,7 +257,8 @@ func (m *testMachine) exit(id int64) initd.Status {
 		select {
 		case <-more:
 		case <-late:
-			m.t.Fatalf("attempt %d did not end in %v; init said:\n%s", id, waitLimit, m.log.String())
+			list, err := m.List(context.Background())
+			m.t.Fatalf("attempt %d did not end in %v: %+v, %v; init said:\n%s", id, waitLimit, list, err, m.log.String())
 		}
 	}
 }
