@@ -40,7 +40,7 @@ func (p *planner) room(pl *pool, size *dspool.Size) (int, blocker) {
 }
 
 func (p *planner) findRoom(pl *pool, size *dspool.Size) (int, blocker) {
-	n := pl.Max - pl.count
+	n := pl.Max - pl.exist
 	switch {
 	case pl.Blocked != "":
 		return 0, poolBlocked
@@ -90,7 +90,7 @@ func (pl *pool) belowMin() int {
 	if pl.Blocked != "" || pl.LastFailure != "" {
 		return 0
 	}
-	return max(0, min(pl.Min-pl.size(), pl.Max-pl.count))
+	return max(0, min(pl.Min-pl.size(), pl.Max-pl.exist))
 }
 
 // size returns the number of machines that take tasks or will.
@@ -144,7 +144,7 @@ func (p *planner) create(pl *pool, size *dspool.Size) *machine {
 	m.fill = m.free.share(m.total)
 	p.made = append(p.made, m)
 	p.total = p.total.plus(m.total, 1)
-	pl.count++
+	pl.exist++
 	pl.trying++
 	return m
 }

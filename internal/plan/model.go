@@ -64,9 +64,10 @@ type pool struct {
 	*Pool
 	whole     vec        // what the shares of its users are measured by
 	least     vec        // smallest request of its placeable jobs, in each part
-	count     int        // machines that exist, whatever their state, and those this plan creates
+	exist     int        // machines that exist, whatever their state, and those this plan creates
 	trying    int        // machines being created or starting, whatever else they are, and those this plan creates
 	machines  []*machine // that exist
+	tally     *tally     // of machines; counted once
 	ready     yard       // machines that take tasks now
 	coming    yard       // machines that will
 	shapes    []*machine // one ready machine of each size

@@ -34,7 +34,7 @@ func Compute(s Snapshot, now time.Time) Plan {
 	}
 	// A pool with few machines gets its next one before a pool with many.
 	order := slices.Clone(p.pools)
-	slices.SortStableFunc(order, func(a, b *pool) int { return cmp.Compare(a.count, b.count) })
+	slices.SortStableFunc(order, func(a, b *pool) int { return cmp.Compare(a.exist, b.exist) })
 	for _, pl := range order {
 		p.fill(pl)
 	}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/dspool/dspool"
@@ -157,57 +156,6 @@ func (p *planner) fullText(size *dspool.Size) string {
 		return text + fmt.Sprintf("%d of %d gpus are taken", used.GPUs, all.GPUs)
 	}
 	return text + "the rest is kept for the min of other pools"
-}
-
-// census says what the machines of a full pool do, as a task of the class sees them.
-func (pl *pool) census(c *class) string {
-	var busy, small, starting, cordoned, draining, unhealthy, stopped, going int
-	for _, m := range pl.machines {
-		switch {
-		case m.destroyed || m.State == dspool.Destroying:
-			going++
-		case m.Remove != "" || m.DrainBy != nil:
-			draining++
-		case m.Cordoned:
-			cordoned++
-		case m.coming:
-			starting++
-		case m.State != dspool.Ready:
-			stopped++
-		case !m.usable:
-			unhealthy++
-		case !c.req.fits(m.total) || (c.size != "" && c.size != m.size):
-			small++
-		default:
-			busy++
-		}
-	}
-	for _, m := range pl.coming.all {
-		if m.Machine == nil {
-			starting++
-		}
-	}
-	if busy == pl.count {
-		if busy == 1 {
-			return " and it is busy"
-		}
-		return " and all are busy"
-	}
-	var parts []string
-	add := func(n int, what string) {
-		if n > 0 {
-			parts = append(parts, strconv.Itoa(n)+" "+what)
-		}
-	}
-	add(busy, "busy")
-	add(small, "of a size that does not fit")
-	add(starting, "starting")
-	add(cordoned, "cordoned")
-	add(draining, "draining")
-	add(unhealthy, "unhealthy")
-	add(stopped, "stopped")
-	add(going, "being removed")
-	return ": " + strings.Join(parts, ", ")
 }
 
 func (j *job) title() string { return fmt.Sprintf("job %d of %s", j.ID, j.User) }

@@ -45,7 +45,7 @@ func (p *planner) addMachines() {
 		if pl == nil {
 			continue
 		}
-		pl.count++
+		pl.exist++
 		pl.machines = append(pl.machines, m)
 		m.coming = src.State == dspool.Creating || src.State == dspool.Starting
 		if m.coming {
