@@ -73,7 +73,7 @@ func tryKernel() error {
 	if err := h.LinkAdd(veth); err != nil {
 		return fmt.Errorf("make veth: %w", err)
 	}
-	if err := w.outside(name, machine, hwAddr(w.installation, 2, false)); err != nil {
+	if err := w.outside(name, aliasPrefix+"check", machine, hwAddr(w.installation, 2, false)); err != nil {
 		return err
 	}
 	c, err := nftables.New() // its sockets are of this thread

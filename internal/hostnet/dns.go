@@ -135,6 +135,10 @@ func (s *dnsServer) ServeDNS(w dns.ResponseWriter, q *dns.Msg) {
 			s.reply(w, q, dns.RcodeServerFailure, nil)
 			return
 		}
+		answer.Compress = true
+		if !stream { // packed anew, it may be longer than what came
+			answer.Truncate(udpSize(q))
+		}
 		_ = w.WriteMsg(answer) // the machine may have gone; nobody else cares
 	}
 }
@@ -147,6 +151,14 @@ func (s *dnsServer) reply(w dns.ResponseWriter, q *dns.Msg, rcode int, answer []
 		r.SetEdns0(dns.DefaultMsgSize, false)
 	}
 	_ = w.WriteMsg(r)
+}
+
+// udpSize is how much the asker takes in one datagram.
+func udpSize(q *dns.Msg) int {
+	if opt := q.IsEdns0(); opt != nil {
+		return max(dns.MinMsgSize, int(opt.UDPSize()))
+	}
+	return dns.MinMsgSize
 }
 
 func (s *dnsServer) begin(who netip.Addr) bool {

@@ -125,7 +125,7 @@ func (w *wire) plug(machine string, addr netip.Addr, pid, mtu int) error {
 	name := vethName(w.installation, offset)
 	inner := hwAddr(w.installation, offset, false)
 	veth := &netlink.Veth{
-		LinkAttrs: netlink.LinkAttrs{Name: name, MTU: mtu, TxQLen: 1000, Alias: aliasPrefix + machine, HardwareAddr: hwAddr(w.installation, offset, true)},
+		LinkAttrs: netlink.LinkAttrs{Name: name, MTU: mtu, TxQLen: 1000, HardwareAddr: hwAddr(w.installation, offset, true)},
 		PeerName:  machineNIC, PeerHardwareAddr: inner, PeerMTU: uint32(mtu), PeerTxQLen: 1000, PeerNamespace: netlink.NsFd(ns.Fd()),
 	}
 	err = w.h.LinkAdd(veth)
@@ -149,7 +149,7 @@ func (w *wire) plug(machine string, addr netip.Addr, pid, mtu int) error {
 	if err != nil {
 		return fmt.Errorf("make veth %s: %w", name, err)
 	}
-	if err := w.outside(name, addr, inner); err != nil {
+	if err := w.outside(name, aliasPrefix+machine, addr, inner); err != nil {
 		return err
 	}
 	return inNamespace(ns, func(h *netlink.Handle) error {
@@ -158,10 +158,13 @@ func (w *wire) plug(machine string, addr netip.Addr, pid, mtu int) error {
 }
 
 // outside readies the host's end: no IPv6, no ARP, and the one route to the machine.
-func (w *wire) outside(name string, addr netip.Addr, inner []byte) error {
+func (w *wire) outside(name, alias string, addr netip.Addr, inner []byte) error {
 	l, err := w.h.LinkByName(name)
 	if err != nil {
 		return fmt.Errorf("look up veth %s: %w", name, err)
+	}
+	if err := w.h.LinkSetAlias(l, alias); err != nil { // the kernel ignores it while it makes the link
+		return fmt.Errorf("name veth %s: %w", name, err)
 	}
 	if err := sysctl("net/ipv6/conf/"+name+"/disable_ipv6", "1"); err != nil {
 		return err
@@ -284,7 +287,8 @@ func isHostNamespace(ns *os.File) (bool, error) {
 	if err := unix.Fstat(int(ns.Fd()), &a); err != nil {
 		return false, fmt.Errorf("look at network namespace: %w", err)
 	}
-	if err := unix.Stat("/proc/self/ns/net", &b); err != nil {
+	// Not /proc/self: the process's first thread may just be in a machine's.
+	if err := unix.Stat("/proc/thread-self/ns/net", &b); err != nil {
 		return false, fmt.Errorf("look at network namespace: %w", err)
 	}
 	return a.Dev == b.Dev && a.Ino == b.Ino, nil

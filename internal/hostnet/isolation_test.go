@@ -1,0 +1,383 @@
+package hostnet_test
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+)
+
+func TestMachinesAreIsolated(t *testing.T) {
+	if !inWorld(t) {
+		return
+	}
+	inet := uplink(t, 1500)
+	n := open(t, "0a0b0c0d")
+	a, b, c := machine(t, n, "batch-1", false), machine(t, n, "batch-2", false), machine(t, n, "batch-3", true)
+	gw := n.Gateway()
+	serveHost(t, at(gw, agentPort))
+	serveHost(t, fmt.Sprintf(":%d", 9000)) // on every address of the host
+
+	t.Run("a machine reaches no other machine", func(t *testing.T) {
+		for _, from := range []*space{a, b, c} {
+			for _, to := range []*space{a, b, c} {
+				if from != to {
+					from.mustNotReach(to.service())
+				}
+			}
+		}
+	})
+	t.Run("the host reaches every machine", func(t *testing.T) {
+		for _, m := range []*space{a, b, c} {
+			s, err := dial(m.service())
+			must(t, err)
+			s.Close()
+			if s.peer != gw.String() {
+				t.Errorf("the machine sees the host as %s, want the gateway %s", s.peer, gw)
+			}
+		}
+	})
+	t.Run("a machine reaches the agent port and DNS of the gateway and nothing else of the host", func(t *testing.T) {
+		for _, m := range []*space{a, c} {
+			if s := m.mustReach(at(gw, agentPort)); s.peer != m.addr.String() {
+				t.Errorf("the server sees the machine as %s, want %s", s.peer, m.addr)
+			}
+			m.mustNotReach(at(gw, 9000))
+			m.mustNotReach("198.51.100.2:9000")
+			m.mustNotReach(fmt.Sprintf("198.51.100.2:%d", agentPort))
+		}
+	})
+	t.Run("a port that the host's DNAT gives away stays closed", func(t *testing.T) {
+		drop := publish(t, 8080, a.addr, servicePort) // as "docker run -p" does
+		defer drop()
+		c.mustNotReach(at(gw, 8080))
+		c.mustNotReach("198.51.100.2:8080")
+	})
+	t.Run("an allowed pair talks both ways and nobody else does", func(t *testing.T) {
+		must(t, n.Allow("batch-2", "batch-1"))
+		must(t, n.Allow("batch-1", "batch-2"))
+		if s := a.mustReach(b.service()); s.peer != a.addr.String() {
+			t.Errorf("the peer sees %s, want %s", s.peer, a.addr)
+		}
+		open := b.mustReach(a.service())
+		for _, m := range []*space{a, b} {
+			m.mustNotReach(c.service())
+			c.mustNotReach(m.service())
+		}
+		must(t, n.Disallow("batch-1", "batch-2"))
+		must(t, n.Disallow("batch-1", "batch-2"))
+		if err := open.echo(); err == nil {
+			t.Error("a connection outlives Disallow")
+		}
+		a.mustNotReach(b.service())
+	})
+	t.Run("a pair needs two known machines", func(t *testing.T) {
+		if n.Allow("batch-1", "nobody") == nil || n.Allow("batch-1", "batch-1") == nil {
+			t.Error("accepted")
+		}
+	})
+	t.Run("a forged source address is dropped, on the way to a peer and to the host", func(t *testing.T) {
+		must(t, n.Allow("batch-2", "batch-3"))
+		defer n.Disallow("batch-2", "batch-3")
+		got := b.listenUDP(5000)
+		before := dropped(t, "dspool_0a0b0c0d", "source_of_machine")
+		a.sendUDP(c.addr, netip.AddrPortFrom(b.addr, 5000), "forged")
+		a.sendUDP(netip.MustParseAddr("127.0.0.1"), netip.AddrPortFrom(gw, 53), "forged")
+		a.sendUDP(gw, netip.AddrPortFrom(b.addr, 5000), "forged")
+		c.sendUDP(c.addr, netip.AddrPortFrom(b.addr, 5000), "true")
+		if msg := <-got; msg != "true" {
+			t.Errorf("the peer received %q", msg)
+		}
+		if now := dropped(t, "dspool_0a0b0c0d", "source_of_machine"); now != before+3 {
+			t.Errorf("%d packets dropped, want 3", now-before)
+		}
+	})
+	t.Run("a machine's address from elsewhere is dropped", func(t *testing.T) {
+		before := dropped(t, "dspool_0a0b0c0d", "source")
+		inet.sendUDP(a.addr, netip.MustParseAddrPort("198.51.100.2:9000"), "forged")
+		if now := dropped(t, "dspool_0a0b0c0d", "source"); now != before+1 {
+			t.Errorf("%d packets dropped, want 1", now-before)
+		}
+	})
+	t.Run("another network that has a route reaches neither machines nor the gateway address", func(t *testing.T) {
+		inet.mustNotReach(a.service())
+		inet.mustNotReach(at(gw, agentPort))
+	})
+	t.Run("an address that no machine has is refused at once", func(t *testing.T) {
+		free := gw.Next()
+		for _, m := range []*space{a, b, c} {
+			if m.addr == free {
+				t.Skip("taken by chance")
+			}
+		}
+		if _, err := dial(at(free, servicePort)); !errors.Is(err, unix.EHOSTUNREACH) {
+			t.Errorf("from the host: %v", err)
+		}
+		c.mustNotReach(at(free, servicePort))
+	})
+	t.Run("a machine has no IPv6 beyond itself", func(t *testing.T) {
+		a.do(func() {
+			l, err := netlink.LinkByName("eth0")
+			must(t, err)
+			addrs, err := netlink.AddrList(l, netlink.FAMILY_V6)
+			must(t, err)
+			if len(addrs) > 0 {
+				t.Errorf("addresses %v", addrs)
+			}
+		})
+	})
+	t.Run("unplugged, a machine is cut off and its name free", func(t *testing.T) {
+		must(t, n.Unplug(t.Context(), "batch-1"))
+		must(t, n.Unplug(t.Context(), "batch-1"))
+		if _, ok := n.Address("batch-1"); ok {
+			t.Error("it still has an address")
+		}
+		if _, err := dial(a.service()); err == nil {
+			t.Error("the host still reaches it")
+		}
+	})
+}
+
+func TestInternet(t *testing.T) {
+	if !inWorld(t) {
+		return
+	}
+	uplink(t, 1380)
+	n := open(t, "0a0b0c0d")
+	with, without := machine(t, n, "with", true), machine(t, n, "without", false)
+
+	t.Run("only a machine with internet gets out, behind the host's address", func(t *testing.T) {
+		if s := with.mustReach("198.51.100.1:80"); s.peer != "198.51.100.2" {
+			t.Errorf("seen as %s", s.peer)
+		}
+		without.mustNotReach("198.51.100.1:80")
+	})
+	t.Run("nobody reaches the metadata service", func(t *testing.T) {
+		if _, err := dial("169.254.169.254:80"); err != nil {
+			t.Fatalf("it does not serve: %v", err)
+		}
+		with.mustNotReach("169.254.169.254:80")
+		without.mustNotReach("169.254.169.254:80")
+	})
+	t.Run("a machine's MTU is that of the default route", func(t *testing.T) {
+		with.do(func() {
+			l, err := netlink.LinkByName("eth0")
+			must(t, err)
+			if l.Attrs().MTU != 1380 {
+				t.Errorf("MTU %d", l.Attrs().MTU)
+			}
+		})
+	})
+	t.Run("internet can be given and taken by plugging again", func(t *testing.T) {
+		for _, internet := range []bool{true, false} {
+			addr, err := n.Plug(t.Context(), "without", without.pid, internet)
+			must(t, err)
+			if addr != without.addr {
+				t.Fatalf("address changed to %s", addr)
+			}
+			if internet {
+				without.mustReach("198.51.100.1:80")
+			} else {
+				without.mustNotReach("198.51.100.1:80")
+			}
+		}
+	})
+}
+
+func TestTwoInstallationsLiveSideBySide(t *testing.T) {
+	if !inWorld(t) {
+		return
+	}
+	uplink(t, 1500)
+	one, two := open(t, "11111111"), open(t, "22222222")
+	a, b := machine(t, one, "lab-1", true), machine(t, two, "lab-1", true)
+	for _, n := range []netip.Addr{one.Gateway(), two.Gateway()} {
+		serveHost(t, at(n, agentPort))
+	}
+
+	t.Run("a machine reaches its own gateway and not the other's", func(t *testing.T) {
+		a.mustReach(at(one.Gateway(), agentPort))
+		b.mustReach(at(two.Gateway(), agentPort))
+		a.mustNotReach(at(two.Gateway(), agentPort))
+		b.mustNotReach(at(one.Gateway(), agentPort))
+	})
+	t.Run("a machine with internet reaches no machine of the other", func(t *testing.T) {
+		a.mustNotReach(b.service())
+		b.mustNotReach(a.service())
+		a.mustNotReach(at(two.Gateway().Next(), servicePort))
+	})
+	t.Run("removing one leaves nothing of it and the other as it was", func(t *testing.T) {
+		live := b.mustReach(at(two.Gateway(), agentPort))
+		must(t, one.Remove())
+		if left := interfaces(t, "dsp11111111"); len(left) > 0 {
+			t.Errorf("left behind: %v", left)
+		}
+		for _, table := range tables(t) {
+			if table == "dspool_11111111" {
+				t.Error("its nft table is left behind")
+			}
+		}
+		routes, err := netlink.RouteList(nil, netlink.FAMILY_V4)
+		must(t, err)
+		for _, r := range routes {
+			if r.Dst != nil && r.Dst.Contains(one.Gateway().AsSlice()) && r.Dst.String() != "0.0.0.0/0" {
+				t.Errorf("route left behind: %v", r)
+			}
+		}
+		must(t, live.echo())
+		b.mustReach(at(two.Gateway(), agentPort))
+		if err := one.Remove(); err != nil {
+			t.Errorf("a second Remove: %v", err)
+		}
+	})
+}
+
+func TestRulesComeBackWhenSomebodyFlushesThem(t *testing.T) {
+	if !inWorld(t) {
+		return
+	}
+	n := open(t, "0a0b0c0d")
+	a, b, c := machine(t, n, "m-1", false), machine(t, n, "m-2", false), machine(t, n, "m-3", false)
+	must(t, n.Allow("m-1", "m-2"))
+	for range 3 {
+		conn, err := nftables.New()
+		must(t, err)
+		conn.FlushRuleset()
+		must(t, conn.Flush())
+		waitFor(t, "the table", func() bool { return len(tables(t)) == 1 })
+		a.mustReach(b.service())
+		a.mustNotReach(c.service())
+	}
+}
+
+// waitFor polls until ok; the limit names a failure, not a pace.
+func waitFor(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), reachLimit)
+	defer cancel()
+	for !ok() {
+		select {
+		case <-ctx.Done():
+			t.Fatalf("%s did not come in %s", what, reachLimit)
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
+
+func tables(t *testing.T) []string {
+	t.Helper()
+	c, err := nftables.New()
+	must(t, err)
+	list, err := c.ListTables()
+	must(t, err)
+	var out []string
+	for _, table := range list {
+		out = append(out, table.Name)
+	}
+	return out
+}
+
+// publish makes every address of the host send a port to a machine.
+func publish(t *testing.T, port uint16, to netip.Addr, toPort uint16) (drop func()) {
+	t.Helper()
+	c, err := nftables.New()
+	must(t, err)
+	table := c.AddTable(&nftables.Table{Name: "published", Family: nftables.TableFamilyIPv4})
+	chain := c.AddChain(&nftables.Chain{Name: "pre", Table: table, Type: nftables.ChainTypeNAT,
+		Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityNATDest})
+	c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: []expr.Any{
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+		&expr.Cmp{Register: 1, Op: expr.CmpOpEq, Data: binary.BigEndian.AppendUint16(nil, port)},
+		&expr.Immediate{Register: 1, Data: to.AsSlice()},
+		&expr.Immediate{Register: 2, Data: binary.BigEndian.AppendUint16(nil, toPort)},
+		&expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: 1, RegProtoMin: 2},
+	}})
+	must(t, c.Flush())
+	return func() {
+		c.DelTable(table)
+		must(t, c.Flush())
+	}
+}
+
+// dropped sums the packets that rules of the chain counted.
+func dropped(t *testing.T, table, chain string) (sum uint64) {
+	t.Helper()
+	c, err := nftables.New()
+	must(t, err)
+	inet := &nftables.Table{Name: table, Family: nftables.TableFamilyINet}
+	rules, err := c.GetRules(inet, &nftables.Chain{Name: chain, Table: inet})
+	must(t, err)
+	for _, r := range rules {
+		for _, e := range r.Exprs {
+			if counter, ok := e.(*expr.Counter); ok {
+				sum += counter.Packets
+			}
+		}
+	}
+	return sum
+}
+
+// listenUDP returns what comes to a port of the space.
+func (s *space) listenUDP(port int) <-chan string {
+	s.t.Helper()
+	var c *net.UDPConn
+	var err error
+	s.do(func() { c, err = net.ListenUDP("udp4", &net.UDPAddr{Port: port}) })
+	must(s.t, err)
+	s.t.Cleanup(func() { c.Close() })
+	out := make(chan string, 16)
+	go func() {
+		b := make([]byte, 1500)
+		for {
+			n, _, err := c.ReadFromUDP(b)
+			if err != nil {
+				close(out)
+				return
+			}
+			out <- string(b[:n])
+		}
+	}()
+	return out
+}
+
+// sendUDP sends one datagram with any source address.
+func (s *space) sendUDP(from netip.Addr, to netip.AddrPort, text string) {
+	s.t.Helper()
+	udp := binary.BigEndian.AppendUint16(nil, 4000)
+	udp = binary.BigEndian.AppendUint16(udp, to.Port())
+	udp = binary.BigEndian.AppendUint16(udp, uint16(8+len(text)))
+	udp = append(udp, 0, 0) // no checksum
+	udp = append(udp, text...)
+	ip := []byte{0x45, 0, 0, 0, 0, 1, 0, 0, 64, unix.IPPROTO_UDP, 0, 0}
+	binary.BigEndian.PutUint16(ip[2:], uint16(20+len(udp)))
+	ip = append(ip, from.AsSlice()...)
+	ip = append(ip, to.Addr().AsSlice()...)
+	s.do(func() {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_RAW)
+		must(s.t, err)
+		defer unix.Close(fd)
+		must(s.t, unix.Sendto(fd, append(ip, udp...), 0, &unix.SockaddrInet4{Addr: to.Addr().As4()}))
+	})
+}
+
+// dropForwarded is what Docker does to a host.
+func dropForwarded(t *testing.T) {
+	t.Helper()
+	c, err := nftables.New()
+	must(t, err)
+	policy := nftables.ChainPolicyDrop
+	table := c.AddTable(&nftables.Table{Name: "filter", Family: nftables.TableFamilyIPv4})
+	c.AddChain(&nftables.Chain{Name: "FORWARD", Table: table, Type: nftables.ChainTypeFilter,
+		Hooknum: nftables.ChainHookForward, Priority: nftables.ChainPriorityFilter, Policy: &policy})
+	must(t, c.Flush())
+}
