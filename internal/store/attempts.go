@@ -50,6 +50,12 @@ func (tx *Tx) attempts(ids string, args ...any) ([]AttemptRow, error) {
 // all of one new revision. State, Assigned and Desired are assigned, now and run unless set.
 // Conflict if a task has an attempt that has not ended; NotFound if a machine does not exist.
 func (tx *Tx) InsertAttempts(as []AttemptRow) ([]AttemptRow, error) {
+	out, err := tx.insertAttempts(as)
+	tx.doom(err)
+	return out, err
+}
+
+func (tx *Tx) insertAttempts(as []AttemptRow) ([]AttemptRow, error) {
 	if len(as) == 0 {
 		return nil, nil
 	}
@@ -142,6 +148,12 @@ func (tx *Tx) Attempts(ids []int64) ([]AttemptRow, error) {
 // and end of their claims; nothing else of them is read. An attempt that has ended holds nothing:
 // its claims that say no end of their own end with it. NotFound if one or its claim does not exist.
 func (tx *Tx) UpdateAttempts(as []AttemptRow) error {
+	err := tx.updateAttempts(as)
+	tx.doom(err)
+	return err
+}
+
+func (tx *Tx) updateAttempts(as []AttemptRow) error {
 	freed := map[string]int64{}
 	for i := range as {
 		a := &as[i]
@@ -198,10 +210,11 @@ func (tx *Tx) DeleteAttempts(ids []int64) error {
 		}
 		return err
 	})
-	if err != nil {
-		return wrap(err, "delete attempts")
+	if err == nil {
+		err = tx.free(freed)
 	}
-	return tx.free(freed)
+	tx.doom(err)
+	return wrap(err, "delete attempts")
 }
 
 // OpenAttempts returns the attempts that have not ended, by identifier: of one machine or, if

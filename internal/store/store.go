@@ -119,7 +119,8 @@ func (s *Store) Installation() string { return s.installation }
 
 // Write runs fn in one transaction, after those already waiting. When Write returns nil, what fn
 // did is on disk; when it returns an error, nothing of it is. A transaction that changed nothing
-// costs no write to the disk. fn must not call Write or Read, nor keep its Tx.
+// costs no write to the disk. fn must not call Write or Read, nor keep its Tx. A verb for many
+// attempts that failed half-way fails the whole transaction, even if fn returns nil.
 func (s *Store) Write(ctx context.Context, fn func(*Tx) error) error {
 	return s.do(ctx, s.writer, s.writeDB, true, fn)
 }

@@ -15,7 +15,9 @@ type Tx struct {
 	store *Store
 	write bool
 	dirty bool // something changed
-	now   time.Time
+	// The first error after which the transaction can only be rolled back.
+	doomed error
+	now    time.Time
 	// The latest number given to each noun, written back at commit.
 	last struct{ machine, job, attempt, event, revision int64 }
 }
@@ -42,6 +44,9 @@ func (tx *Tx) begin() error {
 }
 
 func (tx *Tx) commit() error {
+	if tx.doomed != nil {
+		return tx.doomed
+	}
 	if !tx.dirty {
 		return tx.rollback()
 	}
@@ -66,6 +71,15 @@ func (tx *Tx) control(statement string) error {
 
 var errReadOnly = errors.New("a read cannot change the state")
 
+// doom makes sure that nothing is committed after err, also if a caller passes over it. The
+// database may have rolled back by itself, so that every further statement would be for good at
+// once; or a verb may have done a part of its work.
+func (tx *Tx) doom(err error) {
+	if err != nil && tx.doomed == nil {
+		tx.doomed = err
+	}
+}
+
 // exec runs a statement that changes rows and returns how many it changed. Statements do not
 // watch the transaction's context: a write is not torn apart half-way, and watching costs more
 // than most statements.
@@ -73,12 +87,18 @@ func (tx *Tx) exec(query string, args ...any) (int64, error) {
 	if !tx.write {
 		return 0, errReadOnly
 	}
+	if tx.doomed != nil {
+		return 0, tx.doomed
+	}
 	st, err := tx.ses.stmt(query)
 	if err != nil {
 		return 0, err
 	}
 	res, err := st.ExecContext(context.Background(), args...)
 	if err != nil {
+		if !unique(err) { // that one undid its own statement and nothing else
+			tx.doom(err)
+		}
 		return 0, err
 	}
 	n, err := res.RowsAffected()
@@ -91,6 +111,9 @@ type row interface{ Scan(dest ...any) error }
 
 // each calls fn for every row of the answer.
 func (tx *Tx) each(query string, args []any, fn func(row) error) error {
+	if tx.doomed != nil {
+		return tx.doomed
+	}
 	st, err := tx.ses.stmt(query)
 	if err != nil {
 		return err
@@ -116,10 +139,12 @@ func (tx *Tx) change(query string, args []any, fn func(row) error) error {
 	if !tx.write {
 		return errReadOnly
 	}
-	return tx.each(query, args, func(r row) error {
+	err := tx.each(query, args, func(r row) error {
 		tx.dirty = true
 		return fn(r)
 	})
+	tx.doom(err)
+	return err
 }
 
 var errNoRow = errors.New("no row")

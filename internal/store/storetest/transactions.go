@@ -151,6 +151,36 @@ var transactions = []check{
 			})
 		}
 	}},
+	{"a batch that failed half-way is not committed, even if nobody minds", func(t *testing.T, s *store.Store) {
+		m := addMachine(t, s, "batch")
+		refused(t, s, dspool.Conflict, func(tx *store.Tx) error {
+			_, err := tx.InsertAttempts([]store.AttemptRow{attempt(1, 0, m.Name), attempt(1, 1, m.Name), attempt(1, 1, m.Name)})
+			if err == nil {
+				t.Error("one task was placed twice")
+			}
+			_ = tx.SetSetting("a", "1")
+			return nil
+		})
+		same(t, get(t, s, func(tx *store.Tx) (string, error) { return tx.Setting("a") }), "")
+		same(t, place(t, s, 1, m.Name, 0)[0].ID, int64(1))
+	}},
+	{"a job refused for its key leaves the transaction usable", func(t *testing.T, s *store.Store) {
+		j := newJob(t, "ann", "batch")
+		j.Key = "k"
+		insertJob(t, s, j)
+		write(t, s, func(tx *store.Tx) error {
+			again := j
+			if err := tx.InsertJob(&again); dspool.ErrorCode(err) != dspool.Conflict {
+				t.Errorf("error is %v", err)
+			}
+			_, found, err := tx.JobByKey("ann", "k")
+			if !found {
+				t.Error("not found")
+			}
+			return errors.Join(err, tx.SetSetting("a", "1"))
+		})
+		same(t, get(t, s, func(tx *store.Tx) (string, error) { return tx.Setting("a") }), "1")
+	}},
 	{"a closed store says so, and closes again", func(t *testing.T, s *store.Store) {
 		for range 2 {
 			if err := s.Close(); err != nil {
@@ -165,7 +195,7 @@ var transactions = []check{
 		}
 	}},
 	{"settings keep their latest value, and absent ones are empty", func(t *testing.T, s *store.Store) {
-		for _, v := range []string{"1", "2", "2", ""} {
+		for _, v := range []string{"1", "2", "2", "a\x00b\n", "ü", ""} {
 			write(t, s, func(tx *store.Tx) error { return tx.SetSetting("a", v) })
 			same(t, get(t, s, func(tx *store.Tx) (string, error) { return tx.Setting("a") }), v)
 		}

@@ -1,0 +1,145 @@
+package store
+
+import (
+	"maps"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/dspool/dspool"
+)
+
+// Inside the package: how the database finds rows is no one else's business, but a verb that
+// walks through all history would only be noticed when there is much.
+func TestHotStatementsNeverWalkThroughHistory(t *testing.T) {
+	t.Parallel()
+	s, err := Open(t.Context(), filepath.Join(t.TempDir(), "state.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	err = s.Write(t.Context(), func(tx *Tx) error {
+		var errs []error
+		do := func(_ any, err error) { errs = append(errs, err) }
+		do(nil, tx.InsertMachine(MachineRow{Machine: dspool.Machine{Name: "a-1", Pool: "a", State: dspool.Ready}}))
+		do(nil, tx.InsertJob(&JobRow{Job: dspool.Job{State: dspool.JobRunning}}))
+		as, err := tx.InsertAttempts([]AttemptRow{{Job: 1, Claims: []ClaimRow{{Machine: "a-1"}}}})
+		do(nil, err)
+		do(nil, tx.UpdateAttempts(as))
+		do(nil, tx.SetDesired([]int64{1}, Cancel, "x"))
+		do(tx.Attempts([]int64{1, 2}))
+		do(tx.OpenAttempts(""))
+		do(tx.OpenAttempts("a-1"))
+		do(tx.OpenAttemptsOfJob(1))
+		_, _, err = tx.ClaimsSince("a-1", 0)
+		do(nil, err)
+		for _, st := range []dspool.TaskState{"", dspool.TaskRunning, dspool.TaskFailed} {
+			do(tx.Tasks(1, TaskFilter{State: st, Limit: 10}))
+		}
+		_, _, err = tx.Task(1, 0)
+		do(nil, err)
+		do(nil, tx.DeleteAttempts([]int64{1}))
+		do(tx.OpenJobs())
+		do(tx.JobsByID([]int64{1, 2, 3}))
+		do(tx.Jobs(JobFilter{States: []dspool.JobState{dspool.JobRunning}}))
+		do(tx.Jobs(JobFilter{User: "ann", Limit: 10}))
+		do(tx.JobsAfter(1))
+		_, _, err = tx.JobByKey("ann", "k")
+		do(nil, err)
+		do(nil, tx.UpdateJob(JobRow{Job: dspool.Job{ID: 1, State: dspool.JobRunning}}))
+		do(tx.LiveMachines())
+		do(tx.Machine("a-1"))
+		do(tx.MachineIntervals(time.UnixMicro(1), tx.now))
+		do(tx.ClaimIntervals(time.UnixMicro(1), tx.now))
+		do(nil, tx.AddEvent(dspool.Event{}))
+		do(tx.Events(EventFilter{After: 5}))
+		do(tx.Events(EventFilter{Machine: "a-1", Latest: true, Limit: 10}))
+		do(tx.Events(EventFilter{Job: 1}))
+		do(tx.RunningOperations())
+		do(tx.TokenByHash("h"))
+		for _, err := range errs {
+			if err != nil && dspool.ErrorCode(err) != dspool.NotFound {
+				return err
+			}
+		}
+		walks := regexp.MustCompile(`^SCAN (attempts|claims|events|jobs|job_commands|machines|operations|tokens|[abcj])$`)
+		checked := 0
+		for _, query := range slices.Collect(maps.Keys(tx.ses.stmts)) {
+			if strings.HasPrefix(query, "BEGIN") || query == "COMMIT" || query == "ROLLBACK" {
+				continue
+			}
+			checked++
+			nothing := make([]any, strings.Count(query, "?"))
+			err := tx.each("EXPLAIN QUERY PLAN "+query, nothing, func(r row) error {
+				var id, parent, unused int
+				var step string
+				err := r.Scan(&id, &parent, &unused, &step)
+				if walks.MatchString(step) {
+					t.Errorf("%s\nwalks: %s", query, step)
+				}
+				return err
+			})
+			if err != nil {
+				return err
+			}
+		}
+		if checked < 30 {
+			t.Errorf("only %d statements were looked at", checked)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestAFullDiskIsNamedAndPasses(t *testing.T) {
+	t.Parallel()
+	s, err := Open(t.Context(), filepath.Join(t.TempDir(), "state.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	set := func(tx *Tx) error { return tx.SetSetting("a", strings.Repeat("x", 1<<20)) }
+	err = s.Write(t.Context(), func(tx *Tx) error {
+		// A limit of this connection's, in place of a real full disk.
+		var pages int
+		if err := tx.scan(`PRAGMA max_page_count = 1`, nil, &pages); err != nil {
+			return err
+		}
+		if err := tx.AddEvent(dspool.Event{Kind: "before"}); err != nil {
+			return err
+		}
+		if err := set(tx); err == nil {
+			t.Error("there was room")
+		}
+		// The database may have rolled back: nothing that follows may be kept either.
+		_ = tx.AddEvent(dspool.Event{Kind: "after"})
+		return nil
+	})
+	if dspool.ErrorCode(err) != dspool.Unavailable || !strings.Contains(err.Error(), "full") {
+		t.Errorf("error is %v", err)
+	}
+	err = s.Read(t.Context(), func(tx *Tx) error {
+		events, err := tx.Events(EventFilter{})
+		if len(events) > 0 {
+			t.Errorf("kept %v", events)
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	if err := s.Write(t.Context(), func(tx *Tx) error {
+		var pages int
+		if err := tx.scan(`PRAGMA max_page_count = 1000000`, nil, &pages); err != nil {
+			return err
+		}
+		return set(tx)
+	}); err != nil {
+		t.Errorf("with room again: %v", err)
+	}
+}
