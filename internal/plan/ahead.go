@@ -73,12 +73,28 @@ func (p *planner) recall() {
 	}
 }
 
+// expect puts up to n tasks of a short job aside, to be placed ahead unless somebody
+// else waits for room too, and returns how many. No machine is created for them: by the time it were
+// ready they have long run.
+func (j *job) expect(n int64) int64 {
+	if j.ahead == nil {
+		j.ahead = new(int64)
+		for i := range j.spots {
+			*j.ahead += max(0, j.budget(&j.spots[i]))
+		}
+	}
+	n = min(n, *j.ahead)
+	*j.ahead -= n
+	j.soon += n
+	return n
+}
+
 // placeAhead places more of short tasks than fit, evenly over the machines where
 // their job runs.
 func (p *planner) placeAhead(pl *pool) {
 	for _, j := range pl.jobs {
-		left := j.limit - j.placed
-		if left <= 0 || !j.short() || pl.rival(j.User) != nil {
+		left := j.soon
+		if left == 0 || pl.rival(j.User) != nil {
 			continue
 		}
 		type budget struct {

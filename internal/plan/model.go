@@ -130,6 +130,8 @@ type job struct {
 	left   int64      // tasks that may start and have no place, not even on a coming machine
 	limit  int64      // tasks that may start
 	placed int64      // by this plan
+	soon   int64      // tasks that may be placed ahead, or will find room before a new machine is there
+	ahead  *int64     // how many more of them there may be; nil until it is known
 	spots  []spot     // machines with tasks of it; earlier ones only where it is short
 	next   []*machine // coming machines that its tasks wait for
 }

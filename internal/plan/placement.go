@@ -121,6 +121,9 @@ func (p *planner) assign(pl *pool, j *job, n int64) int64 {
 		j.spot(m).n += k
 		j.placed += k
 	})
+	if got < n && j.short() {
+		got += j.expect(n - got)
+	}
 	if got < n {
 		got += pl.coming.spread(j, &j.class.fullNext, n-got, func(m *machine, k int64) { j.waitFor(m) })
 	}

@@ -88,6 +88,9 @@ func (p *planner) waiting(j *job, texts map[*class]string) string {
 			return fmt.Sprintf("machine %s is reserved for %s, which needs more room", m.Name, m.reserved.title())
 		}
 	}
+	if j.soon > 0 && j.left == 0 {
+		return "waits for room on the machines where it runs: its tasks are short"
+	}
 	text, ok := texts[j.class]
 	if !ok {
 		text = p.classText(pl, j.class)
