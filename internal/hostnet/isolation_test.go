@@ -7,6 +7,9 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -194,6 +197,33 @@ func TestInternet(t *testing.T) {
 	})
 }
 
+func TestConnectionsOfOneMachineAreLimited(t *testing.T) {
+	if !inWorld(t) {
+		return
+	}
+	inet := uplink(t, 1500)
+	n := open(t, "0a0b0c0d")
+	greedy, modest := machine(t, n, "greedy", true), machine(t, n, "modest", true)
+	greedy.do(func() {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_RAW)
+		must(t, err)
+		defer unix.Close(fd)
+		for port := range uint16(10000) {
+			to := netip.AddrPortFrom(inet.addr, 9)
+			must(t, unix.Sendto(fd, datagram(greedy.addr, 1024+port, to, "x"), 0, &unix.SockaddrInet4{Addr: to.Addr().As4()}))
+		}
+	})
+	b, err := os.ReadFile("/proc/sys/net/netfilter/nf_conntrack_count")
+	must(t, err)
+	count, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	must(t, err)
+	if count < 8000 || count > 8400 {
+		t.Errorf("conntrack holds %d connections, want about 8192", count)
+	}
+	greedy.mustNotReach("198.51.100.1:80")
+	modest.mustReach("198.51.100.1:80")
+}
+
 func TestTwoInstallationsLiveSideBySide(t *testing.T) {
 	if !inWorld(t) {
 		return
@@ -353,7 +383,17 @@ func (s *space) listenUDP(port int) <-chan string {
 // sendUDP sends one datagram with any source address.
 func (s *space) sendUDP(from netip.Addr, to netip.AddrPort, text string) {
 	s.t.Helper()
-	udp := binary.BigEndian.AppendUint16(nil, 4000)
+	s.do(func() {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_RAW)
+		must(s.t, err)
+		defer unix.Close(fd)
+		must(s.t, unix.Sendto(fd, datagram(from, 4000, to, text), 0, &unix.SockaddrInet4{Addr: to.Addr().As4()}))
+	})
+}
+
+// datagram is an IPv4 packet with UDP in it.
+func datagram(from netip.Addr, port uint16, to netip.AddrPort, text string) []byte {
+	udp := binary.BigEndian.AppendUint16(nil, port)
 	udp = binary.BigEndian.AppendUint16(udp, to.Port())
 	udp = binary.BigEndian.AppendUint16(udp, uint16(8+len(text)))
 	udp = append(udp, 0, 0) // no checksum
@@ -362,12 +402,7 @@ func (s *space) sendUDP(from netip.Addr, to netip.AddrPort, text string) {
 	binary.BigEndian.PutUint16(ip[2:], uint16(20+len(udp)))
 	ip = append(ip, from.AsSlice()...)
 	ip = append(ip, to.Addr().AsSlice()...)
-	s.do(func() {
-		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_RAW)
-		must(s.t, err)
-		defer unix.Close(fd)
-		must(s.t, unix.Sendto(fd, append(ip, udp...), 0, &unix.SockaddrInet4{Addr: to.Addr().As4()}))
-	})
+	return append(ip, udp...)
 }
 
 // dropForwarded is what Docker does to a host.

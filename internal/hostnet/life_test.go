@@ -359,6 +359,37 @@ func TestSubnet(t *testing.T) {
 			t.Errorf("machines %v", got)
 		}
 	})
+	t.Run("a thousand machines and the pairs of a large gang fit into one transaction", func(t *testing.T) {
+		o := hostnet.Options{Installation: "00000003", StateDir: t.TempDir(), AgentPort: agentPort, Subnet: netip.MustParsePrefix("100.80.0.0/20")}
+		_, err := try(o)
+		must(t, err)
+		addr := o.Subnet.Addr().Next()
+		for i := range 1000 {
+			addr = addr.Next()
+			must(t, os.WriteFile(filepath.Join(o.StateDir, "machines", fmt.Sprintf("m-%d", i)), fmt.Appendf(nil, `{"address":"%s","internet":true}`, addr), 0o600))
+		}
+		for i := range 100 {
+			for j := range i {
+				names := []string{fmt.Sprintf("m-%d", i), fmt.Sprintf("m-%d", j)}
+				slices.Sort(names)
+				must(t, os.WriteFile(filepath.Join(o.StateDir, "pairs", names[0]+"+"+names[1]), nil, 0o600))
+			}
+		}
+		begin := time.Now()
+		n, err := hostnet.Open(t.Context(), o)
+		must(t, err)
+		defer n.Close()
+		t.Logf("opened in %s", time.Since(begin))
+		begin = time.Now()
+		for i := range 100 {
+			must(t, n.Allow("m-500", fmt.Sprintf("m-%d", 600+i)))
+		}
+		t.Logf("100 pairs allowed in %s", time.Since(begin))
+		if got := len(n.Machines()); got != 1000 {
+			t.Errorf("%d machines", got)
+		}
+		must(t, n.Unplug(t.Context(), "m-99"))
+	})
 	t.Run("bad options are refused before anything is touched", func(t *testing.T) {
 		for _, o := range []hostnet.Options{
 			{Installation: "short", StateDir: t.TempDir()}, {Installation: "ABCDEF01", StateDir: t.TempDir()},

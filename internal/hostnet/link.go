@@ -169,6 +169,10 @@ func (w *wire) outside(name, alias string, addr netip.Addr, inner []byte) error 
 	if err := sysctl("net/ipv6/conf/"+name+"/disable_ipv6", "1"); err != nil {
 		return err
 	}
+	// Whatever the host's default for new interfaces is.
+	if err := sysctl("net/ipv4/conf/"+name+"/forwarding", "1"); err != nil {
+		return err
+	}
 	if err := w.h.LinkSetARPOff(l); err != nil {
 		return fmt.Errorf("switch off ARP of %s: %w", name, err)
 	}

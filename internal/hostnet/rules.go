@@ -144,7 +144,7 @@ func (r *rules) chains(c *nftables.Conn, t *nftables.Table, s sets) {
 	// Before conntrack: nothing forged gets further, and DNS makes no entries.
 	fromMachine := chain("source_of_machine")
 	rule(fromMachine, nfproto(unix.NFPROTO_IPV4, expr.CmpOpNeq), counter(), verdict(expr.VerdictDrop))
-	rule(fromMachine,
+	rule(fromMachine, ipv4(),
 		[]expr.Any{
 			&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: unix.NFT_REG_1},
 			&expr.Payload{DestRegister: unix.NFT_REG_2, Base: expr.PayloadBaseNetworkHeader, Offset: 12, Len: 4},
@@ -153,14 +153,14 @@ func (r *rules) chains(c *nftables.Conn, t *nftables.Table, s sets) {
 	rule(fromMachine, daddr(r.gateway), l4proto(unix.IPPROTO_UDP), dport(dnsPort), []expr.Any{&expr.Notrack{}})
 	source := base("source", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityRaw)
 	rule(source, iifname(prefix), goTo(fromMachine))
-	rule(source, nfproto(unix.NFPROTO_IPV4, expr.CmpOpEq), notLoopback(), inSubnet(r.subnet, offsetSaddr), counter(), verdict(expr.VerdictDrop))
+	rule(source, notLoopback(), inSubnet(r.subnet, offsetSaddr), counter(), verdict(expr.VerdictDrop))
 	answers := base("answers", nftables.ChainTypeFilter, nftables.ChainHookOutput, nftables.ChainPriorityRaw)
 	rule(answers, oifname(prefix, expr.CmpOpEq), saddr(r.gateway), l4proto(unix.IPPROTO_UDP), sport(dnsPort), []expr.Any{&expr.Notrack{}})
 
 	// Before anybody's DNAT, which would turn a port of the host into something else.
 	local := base("local", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityMangle)
 	rule(local, iifname(prefix), ctState(expr.CtStateBitINVALID), counter(), verdict(expr.VerdictDrop))
-	rule(local, iifname(prefix), ctState(expr.CtStateBitNEW),
+	rule(local, iifname(prefix), ipv4(), ctState(expr.CtStateBitNEW),
 		[]expr.Any{
 			&expr.Payload{DestRegister: unix.NFT_REG_1, Base: expr.PayloadBaseNetworkHeader, Offset: offsetSaddr, Len: 4},
 			&expr.Dynset{SrcRegKey: unix.NFT_REG_1, SetName: s.conns.Name, SetID: s.conns.ID, Operation: uint32(unix.NFT_DYNSET_OP_ADD),
@@ -174,10 +174,10 @@ func (r *rules) chains(c *nftables.Conn, t *nftables.Table, s sets) {
 
 	input := base("input", nftables.ChainTypeFilter, nftables.ChainHookInput, nftables.ChainPriorityFilter)
 	rule(input, iifname(prefix), goTo(toHost))
-	rule(input, nfproto(unix.NFPROTO_IPV4, expr.CmpOpEq), notLoopback(), inSubnet(r.subnet, offsetDaddr), goTo(refuse))
+	rule(input, notLoopback(), inSubnet(r.subnet, offsetDaddr), goTo(refuse))
 
 	outward := chain("outward")
-	rule(outward, oifname(prefix, expr.CmpOpEq),
+	rule(outward, oifname(prefix, expr.CmpOpEq), ipv4(),
 		[]expr.Any{
 			&expr.Payload{DestRegister: unix.NFT_REG32_00, Base: expr.PayloadBaseNetworkHeader, Offset: offsetSaddr, Len: 4},
 			&expr.Payload{DestRegister: unix.NFT_REG32_01, Base: expr.PayloadBaseNetworkHeader, Offset: offsetDaddr, Len: 4},
@@ -232,6 +232,10 @@ func nfproto(p byte, op expr.CmpOp) []expr.Any {
 	}
 }
 
+// ipv4 must precede every look at an address: the table sees both families, and
+// the bytes of an IPv6 header there mean something else.
+func ipv4() []expr.Any { return nfproto(unix.NFPROTO_IPV4, expr.CmpOpEq) }
+
 func l4proto(p byte) []expr.Any {
 	return []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: unix.NFT_REG_1},
@@ -247,11 +251,11 @@ func payloadIs(base expr.PayloadBase, offset uint32, data []byte) []expr.Any {
 }
 
 func saddr(a netip.Addr) []expr.Any {
-	return payloadIs(expr.PayloadBaseNetworkHeader, offsetSaddr, a.AsSlice())
+	return slices.Concat(ipv4(), payloadIs(expr.PayloadBaseNetworkHeader, offsetSaddr, a.AsSlice()))
 }
 
 func daddr(a netip.Addr) []expr.Any {
-	return payloadIs(expr.PayloadBaseNetworkHeader, offsetDaddr, a.AsSlice())
+	return slices.Concat(ipv4(), payloadIs(expr.PayloadBaseNetworkHeader, offsetDaddr, a.AsSlice()))
 }
 
 func sport(p uint16) []expr.Any {
@@ -263,18 +267,18 @@ func dport(p uint16) []expr.Any {
 }
 
 func inSubnet(p netip.Prefix, offset uint32) []expr.Any {
-	return []expr.Any{
+	return slices.Concat(ipv4(), []expr.Any{
 		&expr.Payload{DestRegister: unix.NFT_REG_1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: 4},
 		&expr.Bitwise{SourceRegister: unix.NFT_REG_1, DestRegister: unix.NFT_REG_1, Len: 4, Mask: ipNet(p).Mask, Xor: make([]byte, 4)},
 		&expr.Cmp{Register: unix.NFT_REG_1, Op: expr.CmpOpEq, Data: p.Addr().AsSlice()},
-	}
+	})
 }
 
 func inInternet(s *nftables.Set) []expr.Any {
-	return []expr.Any{
+	return slices.Concat(ipv4(), []expr.Any{
 		&expr.Payload{DestRegister: unix.NFT_REG_1, Base: expr.PayloadBaseNetworkHeader, Offset: offsetSaddr, Len: 4},
 		&expr.Lookup{SourceRegister: unix.NFT_REG_1, SetName: s.Name, SetID: s.ID},
-	}
+	})
 }
 
 func ctState(bits uint32) []expr.Any {

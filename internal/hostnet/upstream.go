@@ -12,20 +12,26 @@ import (
 	"github.com/miekg/dns"
 )
 
-const (
-	tryTimeout = 1500 * time.Millisecond // for one question to one server
-	askTimeout = 4 * time.Second         // for all tries; resolvers wait 5 s
-	lookAgain  = time.Second             // how often the file is looked at
-	// A server that failed this often in a row is left alone for restAfter, so
-	// that machines of a host without name servers get their SERVFAIL at once.
-	failuresToRest = 2
-	restAfter      = 5 * time.Second
-)
+// A server that failed this often in a row is left alone for a while, so that
+// machines of a host without name servers get their SERVFAIL at once.
+const failuresToRest = 2
+
+// pace is how long the forwarder waits for what.
+type pace struct {
+	try  time.Duration // for one question to one server
+	ask  time.Duration // for all tries; resolvers wait 5 s
+	look time.Duration // between looks at the file
+	rest time.Duration // until a server that failed is asked again
+}
+
+// usualPace changes only in tests.
+var usualPace = pace{try: 1500 * time.Millisecond, ask: 4 * time.Second, look: time.Second, rest: 5 * time.Second}
 
 // upstream is the host's name servers as resolv.conf names them.
 type upstream struct {
 	path    string
 	gateway netip.Addr
+	pace    pace
 
 	mu      sync.Mutex
 	looked  time.Time
@@ -41,7 +47,7 @@ type nameServer struct {
 }
 
 func newUpstream(path string, gateway netip.Addr) *upstream {
-	return &upstream{path: path, gateway: gateway}
+	return &upstream{path: path, gateway: gateway, pace: usualPace}
 }
 
 type resolvFile struct{ servers []string }
@@ -63,7 +69,7 @@ func readResolvConf(path string) resolvFile {
 func (u *upstream) current(now time.Time) []*nameServer {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if now.Sub(u.looked) >= lookAgain {
+	if now.Sub(u.looked) >= u.pace.look {
 		u.looked = now
 		info, err := os.Stat(u.path)
 		if err != nil {
@@ -96,13 +102,13 @@ func (u *upstream) note(s *nameServer, ok bool) {
 		return
 	}
 	if s.failures++; s.failures >= failuresToRest {
-		s.rest = time.Now().Add(restAfter)
+		s.rest = time.Now().Add(u.pace.rest)
 	}
 }
 
 // ask returns the first answer of a server, or nil when none gives one in time.
 func (u *upstream) ask(ctx context.Context, q *dns.Msg, stream bool) *dns.Msg {
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	ctx, cancel := context.WithTimeout(ctx, u.pace.ask)
 	defer cancel()
 	id := q.Id
 	defer func() { q.Id = id }()
@@ -110,7 +116,7 @@ func (u *upstream) ask(ctx context.Context, q *dns.Msg, stream bool) *dns.Msg {
 	for range 2 {
 		for _, s := range u.current(time.Now()) {
 			q.Id = dns.Id()
-			answer, err := exchange(ctx, q, s.address, stream)
+			answer, err := exchange(ctx, q, s.address, stream, u.pace.try)
 			if ctx.Err() != nil {
 				return nil
 			}
@@ -133,8 +139,8 @@ func (u *upstream) ask(ctx context.Context, q *dns.Msg, stream bool) *dns.Msg {
 
 // exchange asks one server on a fresh socket, so that its port is a new secret
 // each time, and takes only an answer to the question that was asked.
-func exchange(ctx context.Context, q *dns.Msg, address string, stream bool) (*dns.Msg, error) {
-	c := &dns.Client{Net: "udp", Timeout: tryTimeout, UDPSize: dns.MinMsgSize}
+func exchange(ctx context.Context, q *dns.Msg, address string, stream bool, limit time.Duration) (*dns.Msg, error) {
+	c := &dns.Client{Net: "udp", Timeout: limit, UDPSize: dns.MinMsgSize}
 	if stream {
 		c.Net = "tcp"
 	}

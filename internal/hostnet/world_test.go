@@ -31,7 +31,7 @@ const (
 	agentPort   = 8444
 	servicePort = 7000                   // of listeners in machines
 	reachLimit  = 3 * time.Second        // for what must work
-	silentLimit = 300 * time.Millisecond // for what is dropped without a word
+	atOnce      = 100 * time.Millisecond // less than any wait for a name server
 	worldLimit  = 2 * time.Minute        // for a whole test
 )
 

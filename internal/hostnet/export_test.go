@@ -1,0 +1,10 @@
+package hostnet
+
+import "time"
+
+// HurryDNS makes networks opened from now on wait a tenth of the usual for name servers.
+func HurryDNS() {
+	for _, d := range []*time.Duration{&usualPace.try, &usualPace.ask, &usualPace.look, &usualPace.rest} {
+		*d /= 10
+	}
+}
