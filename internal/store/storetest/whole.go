@@ -1,0 +1,89 @@
+package storetest
+
+import (
+	"fmt"
+	"reflect"
+	"testing"
+	"time"
+
+	"github.com/dspool/dspool"
+	"github.com/dspool/dspool/internal/store"
+)
+
+// A field that somebody adds to a noun and forgets here would be lost without a word.
+var whole = []check{
+	{"no field of a machine is lost", func(t *testing.T, s *store.Store) {
+		var m store.MachineRow
+		n := 1
+		fill(reflect.ValueOf(&m).Elem(), &n)
+		m.Used, m.Claims, m.IdleSince = dspool.Resources{}, 0, nil // the store's own to say
+		write(t, s, func(tx *store.Tx) error { return tx.InsertMachine(m) })
+		got := machine(t, s, m.Name)
+		got.IdleSince = nil
+		same(t, got, m)
+	}},
+	{"no field of a job is lost", func(t *testing.T, s *store.Store) {
+		var j store.JobRow
+		n := 1
+		fill(reflect.ValueOf(&j).Elem(), &n)
+		j.Pending = set(t, "3-9")
+		j = insertJob(t, s, j)
+		same(t, job(t, s, j.ID), j)
+	}},
+	{"no field of a pool or an operation is lost", func(t *testing.T, s *store.Store) {
+		var p dspool.Pool
+		var o dspool.Operation
+		n := 1
+		fill(reflect.ValueOf(&p).Elem(), &n)
+		fill(reflect.ValueOf(&o).Elem(), &n)
+		o.Error = nil
+		write(t, s, func(tx *store.Tx) error {
+			if err := tx.PutPool(p); err != nil {
+				return err
+			}
+			return tx.PutOperation(o)
+		})
+		same(t, get(t, s, func(tx *store.Tx) (dspool.Pool, error) { return tx.Pool(p.Name) }), p)
+		same(t, get(t, s, func(tx *store.Tx) (dspool.Operation, error) { return tx.Operation(o.ID) }), o)
+	}},
+}
+
+// fill gives every field that can be set a value of its own.
+func fill(v reflect.Value, n *int) {
+	*n++
+	switch v.Kind() {
+	case reflect.String:
+		v.SetString(fmt.Sprint("text ", *n))
+	case reflect.Bool:
+		v.SetBool(true)
+	case reflect.Int, reflect.Int64:
+		v.SetInt(int64(*n))
+	case reflect.Float64:
+		v.SetFloat(float64(*n) / 8)
+	case reflect.Pointer:
+		v.Set(reflect.New(v.Type().Elem()))
+		fill(v.Elem(), n)
+	case reflect.Slice:
+		v.Set(reflect.MakeSlice(v.Type(), 2, 2))
+		fill(v.Index(0), n)
+		fill(v.Index(1), n)
+	case reflect.Map:
+		key, value := reflect.New(v.Type().Key()).Elem(), reflect.New(v.Type().Elem()).Elem()
+		fill(key, n)
+		fill(value, n)
+		v.Set(reflect.MakeMap(v.Type()))
+		v.SetMapIndex(key, value)
+	case reflect.Struct:
+		if v.Type() == reflect.TypeFor[time.Time]() {
+			v.Set(reflect.ValueOf(at(*n)))
+			return
+		}
+		for i := range v.NumField() {
+			if f := v.Field(i); f.CanSet() {
+				fill(f, n)
+			}
+		}
+	default:
+		panic("no way to fill a " + v.Type().String())
+	}
+}
