@@ -1,0 +1,322 @@
+package agent
+
+import (
+	"fmt"
+	"path"
+	"slices"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/dspool/dspool"
+	"github.com/dspool/dspool/api"
+	"github.com/dspool/dspool/internal/agent/initd"
+)
+
+// table is what the agent knows of attempts. It decides and does nothing: its methods return
+// decisions for others to carry out.
+type table struct {
+	whole dspool.Resources
+
+	mu       sync.Mutex
+	revision int64
+	used     dspool.Resources
+	attempts map[int64]*attempt // not settled
+	queue    []*attempt
+	jobs     map[int64]*job
+	settled  idSet // so that an old answer never runs them again
+	dirty    []*attempt
+	urgent   int           // of dirty, those with more to say than that they run
+	wake     chan struct{} // dirty is no longer empty
+	hurry    chan struct{} // urgent is no longer 0
+}
+
+type job struct {
+	spec api.TaskSpec
+	uses int
+}
+
+type stage int
+
+const (
+	queued stage = iota
+	starting
+	running
+	ended
+)
+
+type attempt struct {
+	id, index int64
+	job       *job
+	request   dspool.Resources
+	stage     stage
+	kill      *initd.Kill
+	limited   bool // its time limit is being watched
+	timer     *time.Timer
+	report    api.AttemptReport
+	version   int64 // of report
+	dirty     bool
+	notBefore time.Time // for reporting again what the server refused
+}
+
+type decisions struct {
+	start []initd.Spec
+	kill  []initd.Kill
+	limit []limit
+}
+
+type limit struct {
+	id    int64
+	after time.Duration
+}
+
+func newTable(whole dspool.Resources) *table {
+	return &table{
+		whole: whole, attempts: map[int64]*attempt{}, jobs: map[int64]*job{}, settled: idSet{},
+		wake: make(chan struct{}, 1), hurry: make(chan struct{}, 1),
+	}
+}
+
+// direct takes in an answer of the server. One that is older than an earlier one is dropped whole.
+func (t *table) direct(d api.Directives) decisions {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var out decisions
+	if d.Revision < t.revision {
+		return out
+	}
+	t.revision = d.Revision
+	specs := map[int64]api.TaskSpec{}
+	for _, s := range d.Jobs {
+		specs[s.Job] = s
+	}
+	for _, x := range d.Attempts {
+		if t.settled.has(x.ID) {
+			continue
+		}
+		if a := t.attempts[x.ID]; a != nil {
+			if x.Cancel || x.Recall {
+				t.cancel(a, x, &out)
+			}
+			continue
+		}
+		a := &attempt{id: x.ID, index: x.Index, stage: queued, report: api.AttemptReport{ID: x.ID}}
+		t.attempts[x.ID] = a
+		spec, ok := specs[x.Job]
+		switch {
+		case x.Cancel || x.Recall:
+			t.end(a, dspool.TaskCancelled, x.Reason)
+		case !ok && t.jobs[x.Job] == nil:
+			t.end(a, dspool.TaskFailed, fmt.Sprintf("the server named the attempt without its job %d", x.Job))
+		case ok && !spec.Request.Fits(t.whole):
+			t.end(a, dspool.TaskFailed, fmt.Sprintf("the task asks for %s and the machine has %s", spec.Request, t.whole))
+		default:
+			if t.jobs[x.Job] == nil {
+				t.jobs[x.Job] = &job{spec: spec}
+			}
+			a.job = t.jobs[x.Job]
+			a.job.uses++
+			a.request = a.job.spec.Request
+			t.queue = append(t.queue, a)
+		}
+	}
+	t.fill(&out)
+	return out
+}
+
+func (t *table) cancel(a *attempt, x api.AttemptDirective, out *decisions) {
+	switch {
+	case a.stage == queued:
+		t.queue = slices.DeleteFunc(t.queue, func(q *attempt) bool { return q == a })
+		t.end(a, dspool.TaskCancelled, x.Reason)
+	case x.Recall:
+		t.tell(a) // that it was too late
+	case a.stage == starting || a.stage == running:
+		t.kill(a, initd.Cancelled, x.Reason, out)
+	}
+}
+
+func (t *table) kill(a *attempt, cause initd.Cause, reason string, out *decisions) {
+	if a.kill != nil {
+		return
+	}
+	a.kill = &initd.Kill{ID: a.id, Cause: cause, Reason: reason}
+	// One that is starting is killed once the Executor knows it.
+	if a.stage == running {
+		out.kill = append(out.kill, *a.kill)
+	}
+}
+
+// fill starts from the queue, strictly in its order, what there is room for.
+func (t *table) fill(out *decisions) {
+	for len(t.queue) > 0 && t.used.Add(t.queue[0].request).Fits(t.whole) {
+		a := t.queue[0]
+		t.queue = t.queue[1:]
+		t.used = t.used.Add(a.request)
+		a.stage = starting
+		s := a.job.spec
+		out.start = append(out.start, initd.Spec{
+			ID: a.id, Job: s.Job, Index: a.index, Count: s.Count, User: s.User, UID: s.UID, GID: s.GID, Home: s.Home,
+			Dir: path.Join(s.Dir, strconv.FormatInt(a.index, 10)), Command: s.Command, Env: s.Env,
+			Request: s.Request, Quota: s.Request.CPUs < t.whole.CPUs, TimeLimit: s.TimeLimit,
+		})
+	}
+}
+
+// adopt takes over an attempt that an earlier agent started.
+func (t *table) adopt(s initd.Status) decisions {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var out decisions
+	if t.attempts[s.ID] != nil || t.settled.has(s.ID) {
+		return out
+	}
+	a := &attempt{id: s.ID, request: s.Request, stage: starting, report: api.AttemptReport{ID: s.ID}}
+	t.attempts[s.ID] = a
+	t.used = t.used.Add(s.Request)
+	t.take(a, s, &out)
+	return out
+}
+
+// started notes what Spawn returned.
+func (t *table) started(s initd.Status) decisions {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var out decisions
+	if a := t.attempts[s.ID]; a != nil {
+		t.take(a, s, &out)
+	}
+	return out
+}
+
+// ended notes what Exits told.
+func (t *table) ended(s initd.Status) decisions {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var out decisions
+	if a := t.attempts[s.ID]; a != nil && a.stage != queued {
+		t.take(a, s, &out)
+	}
+	return out
+}
+
+// take brings a to what the Executor says, in whatever order that comes.
+func (t *table) take(a *attempt, s initd.Status, out *decisions) {
+	if a.stage == ended {
+		return
+	}
+	if s.State == initd.Starting {
+		s.State = initd.Running // it holds its resources and can be killed
+	}
+	if s.Started != nil {
+		a.report.Started = s.Started
+	}
+	if s.State == initd.Ended {
+		t.used = t.used.Sub(a.request)
+		a.report.ExitCode = s.ExitCode
+		if s.Started != nil {
+			over := s.Started.Add(time.Duration(s.Elapsed))
+			a.report.Ended = &over
+		}
+		state, reason := verdict(s)
+		t.end(a, state, reason)
+		t.fill(out)
+		return
+	}
+	if a.stage == starting {
+		a.stage = running
+		if s.Started != nil {
+			a.report.State = dspool.TaskRunning
+			t.tell(a)
+		}
+		if a.kill != nil {
+			out.kill = append(out.kill, *a.kill)
+		}
+	}
+	if s.TimeLimit > 0 && !a.limited {
+		a.limited = true
+		out.limit = append(out.limit, limit{a.id, max(0, time.Duration(s.TimeLimit-s.Elapsed))})
+	}
+}
+
+// timed keeps the timer of an attempt's time limit until it ends.
+func (t *table) timed(id int64, timer *time.Timer) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if a := t.attempts[id]; a != nil && a.stage != ended {
+		a.timer = timer
+		return
+	}
+	timer.Stop()
+}
+
+// overTime ends an attempt that has reached its time limit.
+func (t *table) overTime(id int64) decisions {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var out decisions
+	if a := t.attempts[id]; a != nil && a.stage == running {
+		t.kill(a, initd.OverTime, "", &out)
+	}
+	return out
+}
+
+// end makes a's report final.
+func (t *table) end(a *attempt, state dspool.TaskState, reason string) {
+	a.stage = ended
+	if a.timer != nil {
+		a.timer.Stop()
+	}
+	a.report.State, a.report.Reason = state, reason
+	if a.job != nil {
+		if a.job.uses--; a.job.uses == 0 {
+			delete(t.jobs, a.job.spec.Job)
+		}
+		a.job = nil
+	}
+	t.tell(a)
+}
+
+// verdict judges an end.
+func verdict(s initd.Status) (dspool.TaskState, string) {
+	stuck := ""
+	if s.Stuck > 0 {
+		stuck = fmt.Sprintf("; the kernel does not end %d of its processes", s.Stuck)
+	}
+	switch {
+	case s.Fault != "":
+		if s.Cause == initd.Cancelled {
+			return dspool.TaskCancelled, s.Reason
+		}
+		return dspool.TaskFailed, s.Fault
+	case s.Cause == initd.Cancelled:
+		return dspool.TaskCancelled, s.Reason + stuck
+	case s.Cause == initd.OverTime:
+		return dspool.TaskFailed, fmt.Sprintf("time limit of %s exceeded%s", s.TimeLimit, stuck)
+	case s.Cause != "":
+		return dspool.TaskFailed, s.Reason + stuck
+	case s.ExitCode == nil:
+		return dspool.TaskFailed, "its end is not known" + stuck
+	case *s.ExitCode == 0 && s.Signal == 0:
+		return dspool.TaskSucceeded, ""
+	case s.OOM:
+		return dspool.TaskFailed, fmt.Sprintf("out of memory (limit %s)", dspool.FormatBytes(s.Request.Memory))
+	case s.Signal != 0:
+		name := unix.SignalName(syscall.Signal(s.Signal))
+		if name == "" {
+			name = "signal " + strconv.Itoa(s.Signal)
+		}
+		return dspool.TaskFailed, "ended by " + name
+	}
+	return dspool.TaskFailed, fmt.Sprintf("exit code %d", *s.ExitCode)
+}
+
+// idSet is a set of identifiers. Those of one machine lie close together, so that a million
+// take a few megabytes.
+type idSet map[int64]uint64
+
+func (s idSet) add(id int64)      { s[id>>6] |= 1 << (id & 63) }
+func (s idSet) has(id int64) bool { return s[id>>6]&(1<<(id&63)) != 0 }
