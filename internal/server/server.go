@@ -3,6 +3,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -40,7 +41,8 @@ type Options struct {
 	Images     func(installation string) (control.Images, func(key string) string, error)
 	ImageCache string
 
-	Reconcile reconcile.Options // only its times
+	AgentListen string            // where agents are served; the provider says it unless given
+	Reconcile   reconcile.Options // only its times
 }
 
 // Server is a running server.
@@ -50,11 +52,12 @@ type Server struct {
 	lock    *os.File
 	log     *slog.Logger
 
-	apiAddr  net.Addr
-	servers  []*http.Server
-	loopStop context.CancelFunc
-	done     sync.WaitGroup
-	failed   chan error
+	apiAddr   net.Addr
+	agentAddr net.Addr
+	servers   []*http.Server
+	loopStop  context.CancelFunc
+	done      sync.WaitGroup
+	failed    chan error
 }
 
 // Start starts a server. Close stops it.
@@ -109,7 +112,7 @@ func Start(ctx context.Context, o Options) (_ *Server, err error) {
 	} else if err := s.Control.EnsureImages(ctx); err != nil {
 		return nil, err
 	}
-	link, err := s.serveAgents(ca, prov.Capabilities().AgentListen)
+	link, err := s.serveAgents(ca, cmp.Or(o.AgentListen, prov.Capabilities().AgentListen))
 	if err != nil {
 		return nil, err
 	}
@@ -174,6 +177,7 @@ func (s *Server) serveAgents(ca *auth.Authority, addr string) (string, error) {
 		return "", fmt.Errorf("listen for agents: %w", err)
 	}
 	s.serve(tls.NewListener(l, withHTTP2(ca.AgentTLS(time.Now))), httpapi.AgentHandler(s.Control), "agent link")
+	s.agentAddr = l.Addr()
 	return "https://" + l.Addr().String(), nil
 }
 
@@ -258,6 +262,9 @@ func (s *Server) reconcile(o Options, ca *auth.Authority, prov provider.Provider
 
 // Addr is where the API is served; nil when only on the socket.
 func (s *Server) Addr() net.Addr { return s.apiAddr }
+
+// AgentAddr is where agents are served.
+func (s *Server) AgentAddr() net.Addr { return s.agentAddr }
 
 // Failed yields the fault that ended a part of the server that should not end.
 func (s *Server) Failed() <-chan error { return s.failed }

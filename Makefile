@@ -1,0 +1,44 @@
+# dspool: `make help` lists what there is.
+SHELL := /bin/bash
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+STATE_DIR ?= /var/lib/dspool
+export PATH := $(CURDIR)/bin:$(PATH)
+
+.PHONY: help build demo test unit e2e bench check deps clean
+
+help: ## List the targets
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+build: deps bin/runc ## Build bin/dspool and the pinned bin/runc
+	@mkdir -p bin
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/dspool ./cmd/dspool
+
+# runc without seccomp would start machines without its protection, so the tag is not optional.
+bin/runc: go.mod | deps
+	@mkdir -p bin
+	CGO_ENABLED=1 go build -trimpath -tags seccomp -ldflags '-s -w' -o bin/runc github.com/opencontainers/runc
+	@touch bin/runc
+
+deps:
+	@scripts/deps build run
+
+demo: build ## Run a real job on a pool that stands at zero, then keep serving (EXIT=1 ends instead)
+	@STATE_DIR=$(STATE_DIR) EXIT=$(EXIT) scripts/demo
+
+test: build ## Pass every test: unit, store, conformance, whole system, end to end on real machines
+	@scripts/deps test
+	scripts/test
+
+unit: ## Pass the tests that need neither root nor machines (under a minute)
+	go test -short ./...
+
+check: ## Format and vet
+	@test -z "$$(gofmt -l . | tee /dev/stderr)"
+	go vet ./...
+
+bench: build ## Measure against named peers in the same run
+	@scripts/deps bench
+	bench/run
+
+clean: ## Remove what was built
+	rm -rf bin build

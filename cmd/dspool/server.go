@@ -1,0 +1,135 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+
+	"github.com/dspool/dspool"
+	"github.com/dspool/dspool/client"
+	"github.com/dspool/dspool/internal/config"
+	"github.com/dspool/dspool/internal/hostnet"
+	"github.com/dspool/dspool/internal/image"
+	"github.com/dspool/dspool/internal/provider"
+	"github.com/dspool/dspool/internal/provider/runc"
+	"github.com/dspool/dspool/internal/server"
+	"github.com/spf13/cobra"
+)
+
+// agentPort is the only port of the host that machines reach, on their bridge's own address.
+const agentPort = 8444
+
+func serverCommand() *cobra.Command {
+	o := server.Options{Version: version}
+	var runcPath string
+	var verbose bool
+	cmd := &cobra.Command{
+		Use:   "server --config FILE",
+		Short: "Serve a pool on this host",
+		Long: "Serve a pool on this host: apply the configuration, build the images that are missing, make and\n" +
+			"remove machines, and answer the API. Root only. When it ends, machines and jobs live on; the next\n" +
+			"server takes them over.",
+		Example: "  dspool server --config examples/team.yaml\n  dspool server --config team.yaml --state-dir /srv/dspool",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			level := slog.LevelInfo
+			if verbose {
+				level = slog.LevelDebug
+			}
+			o.Log = slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: level}))
+			slog.SetDefault(o.Log)
+			return serve(cmd.Context(), o, runcPath)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&o.Config, "config", "", "configuration to apply at start, such as examples/team.yaml (without it, what was applied last)")
+	f.StringVar(&o.StateDir, "state-dir", stateDir(), "where everything that must survive lies")
+	f.StringVar(&o.ImageCache, "image-cache", image.DefaultCache, "where built images lie; several servers of a host may share it")
+	f.StringVar(&runcPath, "runc", "", "runc binary, 1.2 or newer (default: beside this program, else from PATH)")
+	f.BoolVarP(&verbose, "verbose", "v", false, "log also what is usually of no interest")
+	return cmd
+}
+
+func stateDir() string {
+	if dir := os.Getenv("DSPOOL_STATE_DIR"); dir != "" {
+		return dir
+	}
+	return client.DefaultStateDir
+}
+
+func serve(ctx context.Context, o server.Options, runcPath string) error {
+	if os.Geteuid() != 0 {
+		return dspool.Errorf(dspool.Forbidden, "the server makes machines, which only root can").WithHint("run it as root")
+	}
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	var err error
+	if o.StateDir, err = filepath.Abs(o.StateDir); err != nil {
+		return err
+	}
+	var network *hostnet.Net
+	var machines *runc.Provider
+	o.Provider = func(ctx context.Context, installation string, cfg *config.Config) (provider.Provider, error) {
+		subnet := netip.Prefix{}
+		if cfg != nil {
+			subnet = cfg.Server.Subnet
+		}
+		network, err = hostnet.Open(ctx, hostnet.Options{
+			Installation: installation, StateDir: filepath.Join(o.StateDir, "network"), Subnet: subnet, AgentPort: agentPort,
+		})
+		if err != nil {
+			return nil, err
+		}
+		machines, err = runc.Open(ctx, runc.Config{
+			StateDir: filepath.Join(o.StateDir, "runc"), Installation: installation, Runc: findRunc(runcPath), Self: self(),
+			Network: network, AgentPort: agentPort,
+		})
+		return machines, err
+	}
+	defer func() {
+		if machines != nil {
+			machines.Close()
+		}
+		if network != nil {
+			network.Close()
+		}
+	}()
+	s, err := server.Start(ctx, o)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	select {
+	case <-ctx.Done():
+		o.Log.Info("stopping: machines and jobs live on")
+		return nil
+	case err := <-s.Failed():
+		return fmt.Errorf("the server cannot go on: %w", err)
+	}
+}
+
+// findRunc is the named runc, else the one built beside this program, else the one from PATH.
+func findRunc(named string) string {
+	if named != "" {
+		return named
+	}
+	beside := filepath.Join(filepath.Dir(self()), "runc")
+	if _, err := os.Stat(beside); err == nil {
+		return beside
+	}
+	return "runc"
+}
+
+// self is this program's file, which machines see too.
+func self() string {
+	path, err := os.Executable()
+	if err != nil {
+		return os.Args[0]
+	}
+	return path
+}

@@ -1,0 +1,37 @@
+package servertest_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/dspool/dspool"
+	"github.com/dspool/dspool/internal/servertest"
+)
+
+func TestFromZeroToZero(t *testing.T) {
+	t.Parallel()
+	s := servertest.New(t, servertest.Options{})
+	job := s.MustSubmit(dspool.JobSpec{Command: []string{"true"}, Array: "1-10"})
+	job = s.MustEnd(job.ID)
+	if job.State != dspool.JobSucceeded || job.Tasks.Succeeded != 10 {
+		t.Fatalf("job ended %+v", job)
+	}
+	s.Until("the pool is at zero again", func() bool {
+		p, err := s.Pool(t.Context(), "batch")
+		return err == nil && p.Machines == 0
+	})
+	gone, err := s.Machines(t.Context(), "batch", true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range gone.Items {
+		if m.State != dspool.Gone || !strings.Contains(m.Reason, "idle") {
+			t.Errorf("machine %s is %s because %q", m.Name, m.State, m.Reason)
+		}
+	}
+	for index, n := range s.Spawned(job.ID) {
+		if n != 1 {
+			t.Errorf("task %d ran %d times", index, n)
+		}
+	}
+}

@@ -1,0 +1,262 @@
+// Package servertest runs the whole system in one process: the real server and the real agent,
+// over a fake provider whose machines are scripts.
+package servertest
+
+import (
+	"context"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/dspool/dspool"
+	"github.com/dspool/dspool/api"
+	"github.com/dspool/dspool/client"
+	"github.com/dspool/dspool/internal/agent"
+	"github.com/dspool/dspool/internal/agent/agenttest"
+	"github.com/dspool/dspool/internal/agent/initd"
+	"github.com/dspool/dspool/internal/config"
+	"github.com/dspool/dspool/internal/control"
+	"github.com/dspool/dspool/internal/provider"
+	"github.com/dspool/dspool/internal/provider/fake"
+	"github.com/dspool/dspool/internal/reconcile"
+	"github.com/dspool/dspool/internal/server"
+)
+
+// Config is a team with a pool at zero, whose machines go after a moment without work.
+const Config = `
+server: {listen: "127.0.0.1:0"}
+users: {list: [{name: ada}, {name: bob}, {name: grace, admin: true}]}
+defaults: {user: ada, pool: batch, jobs_share: team}
+sizes:
+  small: {cpus: 1, memory: 2GiB, disk: 1GiB, price: 3.6}
+  large: {cpus: 4, memory: 8GiB, disk: 1GiB, price: 14.4}
+shares:
+  home: {kind: dir, mount: /home}
+  team: {kind: dir}
+images: {UbuntuDSVM: {}}
+pools:
+  batch: {kind: batch, image: UbuntuDSVM, sizes: [small, large], min: 0, max: 4, shares: [home, team], policy: {idle_after: 200ms, start_timeout: 30s}}
+`
+
+// Options of a System. The zero value is right for most tests.
+type Options struct {
+	Config string                                               // team.yaml; Config unless given
+	Script func(spec provider.MachineSpec, try int) fake.Script // what is special about machines
+	Tasks  func(initd.Spec) agenttest.Outcome                   // how attempts go; agenttest.Commands unless given
+	Images control.Images                                       // images that are always there unless given
+	Log    bool                                                 // to the test's output
+}
+
+// System is a running system.
+type System struct {
+	*client.Client // as the host's root
+	t              testing.TB
+	o              Options
+	Dir            string
+	Server         *server.Server
+	Provider       *fake.Provider
+
+	mu       sync.Mutex
+	machines map[string]*agenttest.Machine
+	kills    map[string]context.CancelFunc // of the agents that run
+}
+
+// New starts a system that ends with the test.
+func New(t testing.TB, o Options) *System {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("SKIPPED: the server makes users' folders, which only root can")
+	}
+	if o.Config == "" {
+		o.Config = Config
+	}
+	if o.Images == nil {
+		o.Images = Images{}
+	}
+	s := &System{t: t, o: o, Dir: t.TempDir(), machines: map[string]*agenttest.Machine{}, kills: map[string]context.CancelFunc{}}
+	if err := os.WriteFile(s.configFile(), []byte(o.Config), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	s.Provider = fake.New(fake.Config{Boot: s.boot, Script: o.Script})
+	t.Cleanup(func() { s.Provider.Close() })
+	s.Start()
+	t.Cleanup(func() { s.Server.Close() })
+	return s
+}
+
+func (s *System) configFile() string { return filepath.Join(s.Dir, "team.yaml") }
+
+// Start starts the server, also after Stop: machines are still there.
+func (s *System) Start() {
+	s.t.Helper()
+	log := slog.New(slog.DiscardHandler)
+	if s.o.Log {
+		log = slog.New(slog.NewTextHandler(s.t.Output(), nil))
+	}
+	srv, err := server.Start(s.t.Context(), server.Options{
+		StateDir: s.Dir, Config: s.configFile(), Version: "test", Log: log,
+		AgentListen: s.agentListen(),
+		Provider: func(context.Context, string, *config.Config) (provider.Provider, error) {
+			return s.Provider, nil
+		},
+		Images: func(string) (control.Images, func(string) string, error) {
+			return s.o.Images, func(string) string { return "/" }, nil
+		},
+		Reconcile: reconcile.Options{ObserveEvery: 50 * time.Millisecond},
+	})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.Server = srv
+	s.Client, err = client.New(client.Options{Socket: filepath.Join(s.Dir, "dspool.sock")})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// agentListen is where the server serves agents: the same port after a restart, so that agents
+// find it again.
+func (s *System) agentListen() string {
+	if s.Server == nil {
+		return ""
+	}
+	return s.Server.AgentAddr().String()
+}
+
+// Restart stops the server and starts the next one on the same state.
+func (s *System) Restart() {
+	s.t.Helper()
+	s.Server.Close()
+	s.Start()
+}
+
+// boot is a machine's inside: an init that outlives agents, and the agent, restarted when it is killed.
+func (s *System) boot(ctx context.Context, spec provider.MachineSpec) {
+	m := agenttest.NewMachine(s.o.Tasks)
+	s.mu.Lock()
+	s.machines[spec.Name] = m
+	s.mu.Unlock()
+	dir, err := os.MkdirTemp("", "dspool-agent-*")
+	if err != nil {
+		s.t.Error(err)
+		return
+	}
+	defer os.RemoveAll(dir)
+	for ctx.Err() == nil {
+		life, kill := context.WithCancel(ctx)
+		s.mu.Lock()
+		s.kills[spec.Name] = kill
+		s.mu.Unlock()
+		_ = agent.New(agent.Config{Boot: spec.Agent, Executor: m, Dir: dir, Grace: 20 * time.Millisecond}).Run(life)
+		kill()
+	}
+}
+
+// KillAgent ends the machine's agent; init starts the next one.
+func (s *System) KillAgent(machine string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if kill := s.kills[machine]; kill != nil {
+		kill()
+	}
+}
+
+// Machine returns the inside of a machine.
+func (s *System) Inside(name string) *agenttest.Machine {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.machines[name]
+}
+
+// Spawned returns how often every task of a job was started, on any machine.
+func (s *System) Spawned(job int64) map[int64]int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := map[int64]int{}
+	for _, m := range s.machines {
+		for _, spec := range m.Spawned() {
+			if spec.Job == job {
+				n[spec.Index]++
+			}
+		}
+	}
+	return n
+}
+
+// Patience is how long a condition of a test may take before the test fails.
+const Patience = 20 * time.Second
+
+// MustSubmit submits a job as the default user.
+func (s *System) MustSubmit(spec dspool.JobSpec) dspool.Job {
+	s.t.Helper()
+	job, err := s.Submit(s.t.Context(), api.SubmitRequest{JobSpec: spec})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return job
+}
+
+// MustEnd waits until a job has ended.
+func (s *System) MustEnd(id int64) dspool.Job {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(s.t.Context(), Patience)
+	defer cancel()
+	job, err := s.WaitJob(ctx, id, nil)
+	if err != nil {
+		s.t.Fatalf("job %d has not ended: %v; it is %+v", id, err, job)
+	}
+	return job
+}
+
+// Until waits for a condition; what says what was waited for. Every change of the system is an
+// event, so the condition is looked at after each.
+func (s *System) Until(what string, ok func() bool) {
+	s.t.Helper()
+	deadline := time.After(Patience)
+	for {
+		changed := s.Server.Control.Changed(control.TopicEvents)
+		if ok() {
+			return
+		}
+		look := time.NewTimer(20 * time.Millisecond) // some conditions lie outside the store
+		select {
+		case <-changed:
+		case <-look.C:
+		case <-deadline:
+			s.t.Fatalf("waited %s for: %s", Patience, what)
+		}
+		look.Stop()
+	}
+}
+
+// As returns a client with a new token of a user, over TLS.
+func (s *System) As(user string) *client.Client {
+	s.t.Helper()
+	token, err := s.AddToken(s.t.Context(), api.AddTokenRequest{User: user})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	ca, err := s.CA(s.t.Context())
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	c, err := client.New(client.Options{URL: "https://" + s.Server.Addr().String(), Token: token.Secret, CA: ca})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return c
+}
+
+// Images is an image store in which every image is built.
+type Images struct{}
+
+func (Images) Resolve(dspool.Image, ...string) (string, error) { return "recipe.yaml", nil }
+func (Images) Key(dspool.Image) (string, error)                { return "key", nil }
+func (Images) Has(string) bool                                 { return true }
+func (Images) Release(string) error                            { return nil }
+func (Images) Build(context.Context, dspool.Image, func(string)) (string, int64, error) {
+	return "key", 1, nil
+}
