@@ -48,9 +48,14 @@ func (s *Store) Build(ctx context.Context, r Recipe, progress func(Progress)) (I
 		if err != nil {
 			return Image{}, fmt.Errorf("build image %s: %w", r.Name, err)
 		}
+		unlock, err := s.keep(ctx, parent)
+		if err != nil {
+			return Image{}, fmt.Errorf("build image %s: %w", r.Name, err)
+		}
+		defer unlock()
 		b.parent = parent.Dir
 	}
-	lock, err := s.lockFile(ctx, key, func() {
+	lock, err := s.lockFile(ctx, key, unix.LOCK_EX, func() {
 		progress(Progress{Image: r.Name, Step: 1, Steps: 1, What: "wait for the build that another process began"})
 	})
 	if err != nil {
@@ -163,14 +168,15 @@ func (b *build) plan() error {
 		b.box.root = filepath.Join(b.dir, "merged")
 		b.box.lower, b.box.upper, b.box.work = b.parent, filepath.Join(b.dir, "upper"), filepath.Join(b.dir, "work")
 		for _, d := range []string{b.box.root, b.box.upper, b.box.work} {
-			if err := os.Mkdir(d, 0o755); err != nil {
+			// Chmod, since upper's mode becomes that of the image's root whatever the umask is.
+			if err := errors.Join(os.Mkdir(d, 0o700), os.Chmod(d, 0o755)); err != nil {
 				return err
 			}
 		}
 		b.steps = append(b.steps, step{"prepare", b.prepare})
 		if len(b.recipe.Packages) > 0 {
 			b.steps = append(b.steps, step{"fetch the lists of packages", b.aptInstall},
-				step{"base system", nil}, step{"fetch packages", nil}, step{"install packages", nil})
+				step{"fetch packages", nil}, step{"install packages", nil})
 		}
 	}
 	if len(b.recipe.Files) > 0 {

@@ -113,8 +113,8 @@ func firstMirror(file string) string {
 	}
 	defer f.Close()
 	for lines := bufio.NewScanner(f); lines.Scan(); {
-		if word, _, _ := strings.Cut(strings.TrimSpace(lines.Text()), "\t"); strings.HasPrefix(word, "http") {
-			return word
+		if words := strings.Fields(lines.Text()); len(words) > 0 && strings.HasPrefix(words[0], "http") {
+			return words[0]
 		}
 	}
 	return ""
@@ -124,8 +124,8 @@ func firstMirror(file string) string {
 func parseList(text string) (out []source) {
 	for line := range strings.Lines(text) {
 		line, _, _ = strings.Cut(line, "#")
-		rest, ok := strings.CutPrefix(strings.TrimSpace(line), "deb ")
-		if !ok {
+		rest, ok := strings.CutPrefix(strings.TrimSpace(line), "deb")
+		if !ok || !strings.HasPrefix(rest, " ") && !strings.HasPrefix(rest, "\t") {
 			continue
 		}
 		rest = strings.TrimSpace(rest)

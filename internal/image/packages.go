@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/dspool/dspool"
@@ -45,7 +46,7 @@ func (b *build) debootstrap(ctx context.Context) error {
 		return err
 	}
 	args := []string{"mmdebstrap", "--mode=root", "--format=directory", "--variant=apt", "--verbose",
-		"--include=" + strings.Join(append(machinePackages, b.recipe.Packages...), ","),
+		"--include=" + strings.Join(slices.Concat(machinePackages, b.recipe.Packages), ","),
 		// Not --aptopt: that would stay in the image, and with it a proxy's password.
 		"--setup-hook=cp " + shellQuote(conf) + ` "$1"` + buildAptConf}
 	for _, o := range dpkgOptions {
@@ -69,11 +70,13 @@ func (b *build) aptInstall(ctx context.Context) error {
 	return aptError(b.box.rootCommand(ctx, nil, out, args...), out, Mirror{})
 }
 
-// aptOutput logs and turns apt's lines into progress of the four steps from here on.
+// aptOutput logs and turns apt's lines into progress of the steps from here on.
 func (b *build) aptOutput() *output {
 	first := b.at
 	w := &aptWatch{report: func(p aptPhase, what string, fraction float64) {
-		b.at = first + int(p)
+		if b.at = first + int(p); b.parent != "" && p >= phaseBase {
+			b.at-- // upper layers have no step for the base system
+		}
 		b.report(what, fraction)
 	}}
 	return &output{log: b.log, watch: w.line}
@@ -91,7 +94,7 @@ func aptError(err error, out *output, m Mirror) error {
 	if _, ok := out.has("Unable to locate package", "has no installation candidate", "was not found"); ok {
 		return dspool.Errorf(dspool.Invalid, "a package is not in this suite\n  %s", tail).WithHint("correct packages: in the recipe")
 	}
-	if _, ok := out.has("NO_PUBKEY", "is not signed", "Missing key", "signed-by"); ok {
+	if _, ok := out.has("NO_PUBKEY", "is not signed", "Missing key", "GPG error", "OpenPGP signature verification failed"); ok {
 		return dspool.Errorf(dspool.Unavailable, "the package mirror's signature cannot be checked\n  %s", tail).
 			WithHint("apt-get install --only-upgrade debian-archive-keyring")
 	}

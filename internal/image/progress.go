@@ -15,6 +15,15 @@ type Progress struct {
 	Fraction    float64 // of this step, 0 to 1; 0 where it cannot be known
 }
 
+// String is one line for people: "UbuntuDSVM 3/7: fetch 12 of 69 packages (17 %)".
+func (p Progress) String() string {
+	s := fmt.Sprintf("%s %d/%d: %s", p.Image, p.Step, p.Steps, p.What)
+	if p.Fraction > 0 {
+		s += fmt.Sprintf(" (%d %%)", int(p.Fraction*100))
+	}
+	return s
+}
+
 // aptWatch reads the output of apt, dpkg and mmdebstrap line by line and reports
 // how far they are.
 type aptWatch struct {

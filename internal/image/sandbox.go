@@ -22,6 +22,7 @@ type sandbox struct {
 // hostScript runs a tool of the host's. The first process stays the shell, which
 // reaps what the tool leaves behind; when it ends the kernel kills the rest.
 const hostScript = `set -eu
+umask 022
 mount -t proc -o nosuid,nodev,noexec proc /proc
 "$@"
 exit $?`
@@ -30,6 +31,7 @@ exit $?`
 // or nothing. The command gets no capability that reaches beyond files, so that a
 // mistaken step cannot mount, load modules or set the clock of the host.
 const rootScript = `set -eu
+umask 022
 root=$1 lower=$2 upper=$3 work=$4
 shift 4
 mount -t proc -o nosuid,nodev,noexec proc /proc

@@ -3,7 +3,6 @@ package image
 import (
 	"bytes"
 	"cmp"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,7 +16,6 @@ import (
 	"time"
 
 	"github.com/dspool/dspool"
-	"golang.org/x/sys/unix"
 )
 
 // DefaultCache is where images lie unless the caller says otherwise.
@@ -80,6 +78,7 @@ func NewStore(dir string, opts Options) (*Store, error) {
 		}
 	}
 	s.sweep("")
+	s.sweepLogs(time.Now())
 	return s, nil
 }
 
@@ -143,7 +142,7 @@ func (s *Store) Use(key, installation, stateDir string) error {
 	if !filepath.IsAbs(stateDir) {
 		return dspool.Errorf(dspool.Invalid, "state directory %s is not an absolute path", dspool.Quote(stateDir))
 	}
-	unlock, err := s.lock(context.Background(), "users", nil)
+	unlock, err := s.lockUsers()
 	if err != nil {
 		return err
 	}
@@ -207,7 +206,7 @@ func (s *Store) Remove(key, installation string) error {
 	if err := checkInstallation(installation); err != nil {
 		return err
 	}
-	unlock, err := s.lock(context.Background(), "users", nil)
+	unlock, err := s.lockUsers()
 	if err != nil {
 		return err
 	}
@@ -227,6 +226,13 @@ func (s *Store) Remove(key, installation string) error {
 		return dspool.Errorf(dspool.Conflict, "image %s (%s) is used by installation %s in %s", img.Name, key, other, stateDir).
 			WithHint("remove it there first")
 	}
+	building, err := s.tryLock(key)
+	if err == errLocked {
+		return dspool.Errorf(dspool.Conflict, "an image is being built on image %s (%s)", img.Name, key).WithHint("wait until that build has ended")
+	} else if err != nil {
+		return err
+	}
+	defer building.Close()
 	trash, err := os.MkdirTemp(s.path("tmp"), "removed.")
 	if err != nil {
 		return fmt.Errorf("remove image: %w", err)
@@ -248,96 +254,4 @@ func checkInstallation(id string) error {
 		return dspool.Errorf(dspool.Invalid, "installation id %s is not 1 to 64 of letters, digits, - and _", dspool.Quote(id))
 	}
 	return nil
-}
-
-// sweep removes the temporary directories that no running build holds. The caller
-// holds the lock of key held ("" for none).
-func (s *Store) sweep(held string) {
-	entries, _ := os.ReadDir(s.path("tmp"))
-	for _, e := range entries {
-		key, _, _ := strings.Cut(e.Name(), ".")
-		if key != held && keyPattern.MatchString(key) {
-			f, err := s.tryLock(key)
-			if err != nil {
-				continue // a build runs, here or in another process
-			}
-			defer f.Close()
-		}
-		if err := os.RemoveAll(s.path("tmp", e.Name())); err != nil {
-			s.opts.Log.Warn("cannot remove what a killed image build left", "directory", s.path("tmp", e.Name()), "error", err)
-		}
-	}
-}
-
-var errLocked = errors.New("locked")
-
-func (s *Store) tryLock(name string) (*os.File, error) {
-	f, err := os.OpenFile(s.path("locks", name), os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("open image lock: %w", err)
-	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		f.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, errLocked
-		}
-		return nil, fmt.Errorf("lock image: %w", err)
-	}
-	return f, nil
-}
-
-// lockFile waits for the lock; waiting, if not nil, is called once when it is taken.
-func (s *Store) lockFile(ctx context.Context, name string, waiting func()) (*os.File, error) {
-	for {
-		f, err := s.tryLock(name)
-		if err != errLocked {
-			return f, err
-		}
-		if waiting != nil {
-			waiting()
-			waiting = nil
-		}
-		select { // flock cannot be waited for together with a context
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-time.After(50 * time.Millisecond):
-		}
-	}
-}
-
-func (s *Store) lock(ctx context.Context, name string, waiting func()) (func(), error) {
-	f, err := s.lockFile(ctx, name, waiting)
-	if err != nil {
-		return nil, err
-	}
-	return func() { f.Close() }, nil
-}
-
-// writeFile replaces a file so that it is there with its content or not at all.
-func writeFile(name string, content []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(name), ".new-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	defer f.Close()
-	if _, err := f.Write(content); err != nil {
-		return err
-	}
-	if err := f.Sync(); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), name); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(name))
-}
-
-func syncDir(name string) error {
-	d, err := os.Open(name)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }
