@@ -1,0 +1,152 @@
+package cli
+
+import (
+	"context"
+	"strconv"
+
+	"github.com/spf13/cobra"
+
+	"github.com/dspool/dspool"
+	"github.com/dspool/dspool/api"
+	"github.com/dspool/dspool/client"
+)
+
+func (a *app) user() *cobra.Command {
+	return group("user", "Add and remove people's accounts", a.userAdd(), a.userList(), a.userRemove())
+}
+
+func (a *app) userAdd() *cobra.Command {
+	var form string
+	var admin bool
+	cmd := command("add NAME", "Add an account",
+		"The user gets a number that is the same on the host, on every machine and on every share, and a home\non the share of homes. A token for the API is made by `dspool token create`.",
+		"dspool user add ada\ndspool user add grace --admin", positional(1, 1),
+		a.with(func(ctx context.Context, c *client.Client, args []string) error {
+			u, err := c.AddUser(ctx, api.AddUserRequest{Name: args[0], Admin: admin})
+			if err != nil {
+				return err
+			}
+			if form == "json" {
+				return a.json(u)
+			}
+			a.say("user %s has id %d", u.Name, u.UID)
+			return nil
+		}))
+	cmd.Flags().BoolVar(&admin, "admin", false, "may do everything, also for others")
+	return showOutput(cmd, &form)
+}
+
+func (a *app) userList() *cobra.Command {
+	var form string
+	type user = dspool.User
+	return listOutput(command("list", "List accounts", "", "dspool user list", positional(0, 0),
+		a.with(func(ctx context.Context, c *client.Client, _ []string) error {
+			l, err := c.Users(ctx)
+			if err != nil {
+				return err
+			}
+			return list(a, form, l.Items, "no users: `dspool user add NAME` makes one", []column[user]{
+				{name: "USER", text: func(u user) string { return u.Name }},
+				{name: "ID", text: func(u user) string { return strconv.Itoa(u.UID) }, right: true},
+				{name: "ADMIN", text: func(u user) string { return yes(u.Admin) }, raw: func(u user) string { return strconv.FormatBool(u.Admin) }},
+				{name: "CREATED", text: func(u user) string { return a.ago(u.Created) }, raw: func(u user) string { return rawTime(&u.Created) }},
+			}...)
+		})), &form)
+}
+
+func (a *app) userRemove() *cobra.Command {
+	cmd := command("remove NAME", "Remove an account", "The user's tokens end at once. Files stay, and the number is never given to another.",
+		"dspool user remove ada", positional(1, 1),
+		a.with(func(ctx context.Context, c *client.Client, args []string) error {
+			if err := c.RemoveUser(ctx, args[0]); err != nil {
+				return err
+			}
+			a.say("user %s is removed", args[0])
+			return nil
+		}))
+	cmd.ValidArgsFunction = a.completion(1, userNames)
+	return cmd
+}
+
+func (a *app) token() *cobra.Command {
+	return group("token", "Make and revoke tokens for the API", a.tokenCreate(), a.tokenList(), a.tokenRevoke())
+}
+
+func (a *app) tokenCreate() *cobra.Command {
+	var form string
+	var req api.AddTokenRequest
+	cmd := command("create", "Make a token and print its secret, this once",
+		"The secret alone comes on stdout. Whoever has it acts as the user: put it into DSPOOL_TOKEN, never into a file that others read.",
+		"dspool token create --user ada --name laptop --expires 90d\nexport DSPOOL_TOKEN=$(dspool token create --user ada)", positional(0, 0),
+		a.with(func(ctx context.Context, c *client.Client, _ []string) error {
+			t, err := c.AddToken(ctx, req)
+			if err != nil {
+				return err
+			}
+			if form == "json" {
+				return a.json(t)
+			}
+			a.printf("%s\n", t.Secret)
+			until := "until it is revoked"
+			if t.Expires != nil {
+				until = "until " + a.fullTime(t.Expires)
+			}
+			a.say("token %s of user %s is valid %s; its secret is not shown again", t.ID, t.User, until)
+			return nil
+		}))
+	cmd.Flags().StringVar(&req.User, "user", "", "`USER` whose it is (administrators; default: yourself)")
+	cmd.Flags().StringVar(&req.Name, "name", "", "`TEXT` that says what it is for")
+	flag(cmd, &req.Expires, "expires", "duration", "how long it is valid, such as 90d (default: until revoked)", dspool.ParseDuration)
+	a.completeFlag(cmd, "user", userNames)
+	return showOutput(cmd, &form)
+}
+
+func (a *app) tokenList() *cobra.Command {
+	var form, user string
+	type token = dspool.Token
+	cmd := command("list", "List tokens, without their secrets", "", "dspool token list\ndspool token list --user ada", positional(0, 0),
+		a.with(func(ctx context.Context, c *client.Client, _ []string) error {
+			l, err := c.Tokens(ctx, user)
+			if err != nil {
+				return err
+			}
+			return list(a, form, l.Items, "no tokens: `dspool token create` makes one", []column[token]{
+				{name: "TOKEN", text: func(t token) string { return t.ID }},
+				{name: "USER", text: func(t token) string { return t.User }},
+				{name: "NAME", text: func(t token) string { return t.Name }},
+				{name: "CREATED", text: func(t token) string { return a.ago(t.Created) }, raw: func(t token) string { return rawTime(&t.Created) }},
+				{name: "EXPIRES", text: func(t token) string {
+					if t.Expires == nil {
+						return "never"
+					}
+					return a.ago(*t.Expires)
+				}, raw: func(t token) string { return rawTime(t.Expires) }},
+				{name: "USED", text: func(t token) string {
+					if t.Used == nil {
+						return "never"
+					}
+					return a.ago(*t.Used)
+				}, raw: func(t token) string { return rawTime(t.Used) }},
+			}...)
+		}))
+	cmd.Flags().StringVar(&user, "user", "", "only of this `USER`")
+	a.completeFlag(cmd, "user", userNames)
+	return listOutput(cmd, &form)
+}
+
+func (a *app) tokenRevoke() *cobra.Command {
+	cmd := command("revoke TOKEN...", "End tokens at once", "", "dspool token revoke k3v9", positional(1, -1),
+		a.with(func(ctx context.Context, c *client.Client, args []string) error {
+			var errs []error
+			for _, id := range args {
+				if err := c.RevokeToken(ctx, id); err != nil {
+					errs = append(errs, err)
+					continue
+				}
+				a.say("token %s is revoked", id)
+			}
+			return a.all(errs)
+		}))
+	cmd.ValidArgsFunction = a.completion(-1, tokenIDs)
+	return cmd
+}

@@ -1,0 +1,188 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/dspool/dspool"
+	"github.com/dspool/dspool/api"
+	"github.com/dspool/dspool/client"
+)
+
+// jobFlags are what `run` and `job submit` have in common.
+type jobFlags struct {
+	req api.SubmitRequest
+	env []string
+}
+
+func (a *app) bindJob(cmd *cobra.Command, f *jobFlags) {
+	flags := cmd.Flags()
+	flags.SetInterspersed(false) // everything from the command's first word on is the command's
+	flags.StringVar(&f.req.Pool, "pool", "", "`POOL` to run in (default: the configuration's defaults.pool)")
+	flags.StringVar(&f.req.Size, "size", "", "`SIZE` of machine (default: the pool's first that one task fits)")
+	flag(cmd, &f.req.CPUs, "cpus", "cores", "cores per task, in steps of 0.001 (default 1)", dspool.ParseCPUs)
+	flag(cmd, &f.req.Memory, "memory", "bytes", "memory per task, such as 512MiB (default: its share of the machine by cpus)", dspool.ParseMemory)
+	flags.IntVar(&f.req.GPUs, "gpus", 0, "`N` whole GPUs per task")
+	flags.StringArrayVar(&f.env, "env", nil, "set `K=V` in the task's environment; K alone takes it from here (may be repeated)")
+	flag(cmd, &f.req.TimeLimit, "time-limit", "duration", "end a task that runs longer, such as 90s, 2h or 1d", dspool.ParseDuration)
+	flags.StringVar(&f.req.Name, "name", "", "`NAME` of the job, for people (default: the command's first word)")
+	flags.StringVar(&f.req.As, "as", "", "run as this `USER` (administrators; default: defaults.user)")
+	var last int64
+	flag(cmd, &last, "after", "JOB", "start only when this job has succeeded (may be repeated)", func(s string) (int64, error) {
+		id, err := jobID(s)
+		if err == nil {
+			f.req.After = append(f.req.After, id)
+		}
+		return id, err
+	})
+	a.completeFlag(cmd, "pool", poolNames)
+	a.completeFlag(cmd, "size", sizeNames)
+	a.completeFlag(cmd, "as", userNames)
+	a.completeFlag(cmd, "after", jobIDs)
+	cmd.ValidArgsFunction = func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+		return nil, cobra.ShellCompDirectiveDefault
+	}
+}
+
+// request finishes the request from the flags and the command after them.
+func (a *app) request(f *jobFlags, args []string) (api.SubmitRequest, error) {
+	f.req.Command = args
+	if len(f.env) > 0 {
+		f.req.Env = map[string]string{}
+	}
+	for _, e := range f.env {
+		k, v, given := strings.Cut(e, "=")
+		if !given {
+			if v, given = a.LookupEnv(k); !given {
+				return f.req, dspool.Errorf(dspool.Invalid, "--env: %s is not set here", dspool.Quote(k)).WithHint("give it a value: --env %s=VALUE", clean(cut(k, 40)))
+			}
+		}
+		f.req.Env[k] = v
+	}
+	return f.req, nil
+}
+
+func (a *app) run() *cobra.Command {
+	var f jobFlags
+	cmd := command("run [flags] -- COMMAND [ARG...]", "Run one command on a machine of a pool, as if it ran here",
+		`Its stdout and stderr come as they are written, and dspool ends with its exit
+code. Nothing is read from stdin. The command runs without a shell, in its own
+directory on the share of jobs, where stdout.txt and stderr.txt stay.
+
+Ctrl-C asks whether to cancel the job or to detach from it; a second Ctrl-C
+cancels. Where there is no terminal, Ctrl-C and SIGTERM cancel.`,
+		"dspool run -- python -c 'print(6*7)'\ndspool run --pool batch --cpus 2 --memory 4GiB -- python train.py --epochs 3\ndspool run --env SEED=1 --env HF_TOKEN --time-limit 2h -- sh -c 'echo $SEED'",
+		positional(1, -1), a.with(func(ctx context.Context, c *client.Client, args []string) error {
+			req, err := a.request(&f, args)
+			if err != nil {
+				return err
+			}
+			return a.submitAndFollow(ctx, c, req, true)
+		}))
+	a.bindJob(cmd, &f)
+	return cmd
+}
+
+func (a *app) jobSubmit() *cobra.Command {
+	var f jobFlags
+	var wait bool
+	var form string
+	cmd := command("submit [flags] -- COMMAND [ARG...]", "Submit a job, or an array of tasks, and print its number",
+		`With --array every index is one task of the job; a task finds its own in
+DSPOOL_TASK_INDEX and their number in DSPOOL_TASK_COUNT. A million tasks are
+as quickly submitted as one.
+
+With --wait it ends when the job has: with 0 if every task succeeded.`,
+		`dspool job submit -- python train.py
+dspool job submit --array 1-1000 --max-running 50 --name sweep -- sh -c 'python sweep.py --seed $DSPOOL_TASK_INDEX'
+dspool job submit --after 12 --wait -- python gather.py`,
+		positional(1, -1), a.with(func(ctx context.Context, c *client.Client, args []string) error {
+			req, err := a.request(&f, args)
+			if err != nil {
+				return err
+			}
+			if wait {
+				return a.submitAndFollow(ctx, c, req, false)
+			}
+			job, err := c.Submit(ctx, req)
+			if err != nil {
+				return err
+			}
+			return a.submitted(form, job)
+		}))
+	a.bindJob(cmd, &f)
+	flag(cmd, &f.req.Array, "array", "indices", "one task for each index, such as 1-1000 or 1-10,20", array)
+	cmd.Flags().IntVar(&f.req.MaxRunning, "max-running", 0, "at most `N` tasks of the job at once (default: no limit)")
+	cmd.Flags().BoolVar(&wait, "wait", false, "wait until the job has ended")
+	return showOutput(cmd, &form)
+}
+
+func (a *app) submitted(form string, job dspool.Job) error {
+	if form == "json" {
+		return a.json(job)
+	}
+	a.printf("%d\n", job.ID)
+	return nil
+}
+
+// submitAndFollow submits a job and stays with it: run shows its output and ends with its
+// exit code, else only its number is printed and the code says whether it succeeded.
+func (a *app) submitAndFollow(ctx context.Context, c *client.Client, req api.SubmitRequest, run bool) error {
+	// From here on a signal is a question about the job, also while it is being submitted.
+	signals, release := a.interrupts()
+	defer release()
+	job, err := c.Submit(ctx, req)
+	if err != nil {
+		return err
+	}
+	if !run {
+		a.printf("%d\n", job.ID)
+	}
+	f := &follower{a: a, c: c, id: job.ID, output: run, signals: signals}
+	job, err = f.follow(ctx)
+	if err != nil {
+		return err
+	}
+	if f.cancelledBy != nil {
+		return &exit{code: signalCode(f.cancelledBy)}
+	}
+	if !run {
+		return a.verdict(job)
+	}
+	task, err := c.Task(ctx, job.ID, f.index)
+	if err != nil {
+		return fmt.Errorf("read exit code of job %d: %w", job.ID, err)
+	}
+	if task.State == dspool.TaskSucceeded {
+		return nil
+	}
+	code := exitFailed
+	if task.State == dspool.TaskFailed && task.ExitCode != nil && *task.ExitCode != 0 {
+		code = *task.ExitCode
+	}
+	reason := task.Reason
+	if reason == "" {
+		reason = job.Reason
+	}
+	if reason == "" {
+		reason = "exit code " + strconv.Itoa(code)
+	}
+	return &exit{code: code, err: fmt.Errorf("job %d %s: %s", job.ID, task.State, reason)}
+}
+
+// verdict is a failed job as an error.
+func (a *app) verdict(job dspool.Job) error {
+	if job.State == dspool.JobSucceeded {
+		return nil
+	}
+	reason := job.Reason
+	if reason == "" {
+		reason = counts(job.Tasks)
+	}
+	err := dspool.Errorf(dspool.Internal, "job %d %s: %s", job.ID, job.State, reason).WithHint("see `dspool job show %d`", job.ID)
+	return &exit{code: exitFailed, err: err}
+}
