@@ -132,7 +132,7 @@ func TestBadInputIsOneClearSentence(t *testing.T) {
 		"job show":                              "dspool: dspool job show needs more: job show JOB [flags]\nhint: see `dspool job show --help`\n",
 		"job show ../1":                         "dspool: \"../1\" is not a job's number\nhint: `dspool job list` shows them\n",
 		"job list -o xml":                       "dspool: --output: \"xml\" is not possible\nhint: use table, json, csv\n",
-		"job list --limit many":                 "dspool: --limit: \"many\" is not a whole number\nhint: see `dspool job list --help`\n",
+		"job list --limit many":                 "dspool: --limit: \"many\" is not a whole number\n",
 		"job list --user":                       "dspool: --user needs a value\nhint: see `dspool job list --help`\n",
 		"run":                                   "dspool: dspool run needs more: run [flags] -- COMMAND [ARG...]\nhint: see `dspool run --help`\n",
 		"run --memory -1 true":                  "dspool: --memory: \"-1\" is not an amount of bytes\nhint: for example 2GiB, 512MiB or 1073741824\n",

@@ -21,7 +21,7 @@ func (a *app) eventColumns() []column[dspool.Event] {
 			if e.Reason == "" {
 				return e.Message
 			}
-			return e.Message + " because " + e.Reason
+			return e.Message + ": " + e.Reason
 		}},
 	}
 }
@@ -89,10 +89,11 @@ func (a *app) events() *cobra.Command {
 		return nil
 	})
 	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on as things happen")
-	cmd.Flags().IntVar(&f.Limit, "limit", 30, "begin with `N`")
-	cmd.Flags().StringVar(&f.Pool, "pool", "", "only about this `POOL`")
-	cmd.Flags().StringVar(&f.Machine, "machine", "", "only about this `MACHINE`")
-	cmd.Flags().Int64Var(&f.Job, "job", 0, "only about this `JOB`")
+	f.Limit = 30
+	count(cmd, &f.Limit, "limit", "how many to begin with")
+	text(cmd, &f.Pool, "pool", "POOL", "only about this pool")
+	text(cmd, &f.Machine, "machine", "MACHINE", "only about this machine")
+	flag(cmd, &f.Job, "job", "JOB", "only about this job", jobID)
 	a.completeFlag(cmd, "pool", poolNames)
 	a.completeFlag(cmd, "machine", machineNames)
 	a.completeFlag(cmd, "job", jobIDs)

@@ -132,11 +132,7 @@ func flagError(cmd *cobra.Command, err error) error {
 			e.Hint = d.Hint
 			return e
 		}
-		kind := value.GetFlag().Value.Type()
-		if strings.HasPrefix(kind, "int") {
-			kind = "whole number"
-		}
-		return badUsage(cmd, "--%s: %s is not a %s", value.GetFlag().Name, dspool.Quote(value.GetValue()), kind)
+		return badUsage(cmd, "--%s: %s is not possible", value.GetFlag().Name, dspool.Quote(value.GetValue()))
 	case errors.As(err, &unknown):
 		name := unknown.GetSpecifiedName()
 		if short := unknown.GetSpecifiedShortnames(); short != "" {

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -32,6 +33,26 @@ func (v *value[T]) Set(s string) error {
 
 func flag[T any](cmd *cobra.Command, into *T, name, kind, usage string, parse func(string) (T, error)) {
 	cmd.Flags().Var(&value[T]{into: into, parse: parse, kind: kind}, name, usage)
+}
+
+// text adds a flag of free text; what names its value in the help.
+func text(cmd *cobra.Command, into *string, name, what, usage string) {
+	flag(cmd, into, name, what, usage, func(s string) (string, error) { return s, nil })
+}
+
+// count adds a flag of a whole number, with the value that into has as its default.
+func count(cmd *cobra.Command, into *int, name, usage string) {
+	v := &value[int]{into: into, kind: "N", parse: func(s string) (int, error) {
+		n, err := strconv.ParseInt(s, 10, 32)
+		if err != nil {
+			return 0, dspool.Errorf(dspool.Invalid, "%s is not a whole number", dspool.Quote(s))
+		}
+		return int(n), nil
+	}}
+	if *into != 0 {
+		v.text = strconv.Itoa(*into)
+	}
+	cmd.Flags().Var(v, name, usage)
 }
 
 func word(words ...string) func(string) (string, error) {

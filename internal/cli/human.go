@@ -155,10 +155,13 @@ func rawFloat(f float64) string { return strconv.FormatFloat(f, 'f', -1, 64) }
 
 // money keeps small sums visible.
 func money(f float64) string {
+	s := strconv.FormatFloat(f, 'f', 2, 64)
 	if f != 0 && f < 0.1 && f > -0.1 {
-		return strconv.FormatFloat(f, 'f', 4, 64)
+		if long := strings.TrimRight(strconv.FormatFloat(f, 'f', 4, 64), "0"); len(long) > len(s) {
+			return long
+		}
 	}
-	return strconv.FormatFloat(f, 'f', 2, 64)
+	return s
 }
 
 // shellLine prints a command so that a shell would read it back.

@@ -73,10 +73,11 @@ func (a *app) jobList() *cobra.Command {
 			}
 			return err
 		}))
-	cmd.Flags().StringVar(&f.User, "user", "", "only of this `USER`")
-	cmd.Flags().StringVar(&f.Pool, "pool", "", "only in this `POOL`")
+	text(cmd, &f.User, "user", "USER", "only of this user")
+	text(cmd, &f.Pool, "pool", "POOL", "only in this pool")
 	choice(cmd, &state, "state", "", "only in this state", "", "queued", "running", "succeeded", "failed", "cancelled")
-	cmd.Flags().IntVar(&limit, "limit", 50, "at most `N`; 0 is all")
+	limit = 50
+	count(cmd, &limit, "limit", "how many at most; 0 is all")
 	a.completeFlag(cmd, "user", userNames)
 	a.completeFlag(cmd, "pool", poolNames)
 	return listOutput(cmd, &form)
@@ -146,8 +147,9 @@ func (a *app) showJob(ctx context.Context, c *client.Client, j dspool.Job) error
 	if a.colours() {
 		state = paintState(string(j.State)) + state + reset
 	}
-	if j.Reason != "" {
-		state += ": " + clean(j.Reason)
+	waits, reason := "", clean(j.Reason)
+	if j.Tasks.Pending > 0 && !j.State.Ended() {
+		waits, reason = reason, ""
 	}
 	arr := ""
 	if s.Array != "" {
@@ -186,7 +188,7 @@ func (a *app) showJob(ctx context.Context, c *client.Client, j dspool.Job) error
 	slices.Sort(on)
 	a.printf("job %d: %s\n", j.ID, clean(s.Name))
 	a.facts(
-		fact{"state", state}, fact{"tasks", counts(j.Tasks)}, fact{"machines", strings.Join(on, ", ")},
+		fact{"state", state}, fact{"reason", reason}, fact{"waits", waits}, fact{"tasks", counts(j.Tasks)}, fact{"machines", strings.Join(on, ", ")},
 		fact{"command", cut(shellLine(s.Command), 400)}, fact{"array", clean(cut(arr, 200))}, fact{"user", j.User}, fact{"pool", where},
 		fact{"each task", s.Request().String()}, fact{"time limit", limit}, fact{"environment", clean(cut(strings.Join(env, " "), 200))},
 		fact{"after", strings.Trim(fmt.Sprint(s.After), "[]")},

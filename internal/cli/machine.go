@@ -79,7 +79,7 @@ func (a *app) machineList() *cobra.Command {
 			}
 			return list(a, form, l.Items, "no machines: they come when somebody needs them", a.machineColumns()...)
 		}))
-	cmd.Flags().StringVar(&pool, "pool", "", "only of this `POOL`")
+	text(cmd, &pool, "pool", "POOL", "only of this pool")
 	cmd.Flags().BoolVar(&all, "all", false, "also those that are gone")
 	a.completeFlag(cmd, "pool", poolNames)
 	return listOutput(cmd, &form)

@@ -94,8 +94,8 @@ func (a *app) tokenCreate() *cobra.Command {
 			a.say("token %s of user %s is valid %s; its secret is not shown again", t.ID, t.User, until)
 			return nil
 		}))
-	cmd.Flags().StringVar(&req.User, "user", "", "`USER` whose it is (administrators; default: yourself)")
-	cmd.Flags().StringVar(&req.Name, "name", "", "`TEXT` that says what it is for")
+	text(cmd, &req.User, "user", "USER", "whose it is (administrators; default: yourself)")
+	text(cmd, &req.Name, "name", "TEXT", "what it is for")
 	flag(cmd, &req.Expires, "expires", "duration", "how long it is valid, such as 90d (default: until revoked)", dspool.ParseDuration)
 	a.completeFlag(cmd, "user", userNames)
 	return showOutput(cmd, &form)
@@ -129,7 +129,7 @@ func (a *app) tokenList() *cobra.Command {
 				}, raw: func(t token) string { return rawTime(t.Used) }},
 			}...)
 		}))
-	cmd.Flags().StringVar(&user, "user", "", "only of this `USER`")
+	text(cmd, &user, "user", "USER", "only of this user")
 	a.completeFlag(cmd, "user", userNames)
 	return listOutput(cmd, &form)
 }

@@ -112,9 +112,9 @@ The configuration file still holds the old numbers: applying it sets them again.
 		a.showPool(p)
 		return nil
 	})
-	cmd.Flags().IntVar(&low, "min", 0, "`N` machines kept even when nobody needs them")
-	cmd.Flags().IntVar(&high, "max", 0, "`N` machines never exceeded")
-	cmd.Flags().IntVar(&spare, "spare", 0, "`N` idle machines kept ready beyond those in use")
+	count(cmd, &low, "min", "machines kept even when nobody needs them")
+	count(cmd, &high, "max", "machines never exceeded")
+	count(cmd, &spare, "spare", "idle machines kept ready beyond those in use")
 	cmd.ValidArgsFunction = a.completion(1, poolNames)
 	return cmd
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -68,16 +69,17 @@ func (a *app) showStatus(st api.Status) {
 		return fmt.Sprintf(" (%.0f %%)", used/all*100)
 	}
 	u, all := st.Hosts.Used, st.Hosts.Capacity
-	a.facts(
-		fact{"tasks", fmt.Sprintf("%d running, %d waiting", st.RunningTasks, st.QueuedTasks)},
-		fact{"cpus", fmt.Sprintf("%s of %s taken by machines%s", dspool.FormatCPUs(u.CPUs), dspool.FormatCPUs(all.CPUs), share(u.CPUs, all.CPUs))},
-		fact{"memory", fmt.Sprintf("%s of %s%s", dspool.FormatBytes(u.Memory), dspool.FormatBytes(all.Memory), share(float64(u.Memory), float64(all.Memory)))},
-	)
+	facts := []fact{
+		{"tasks", fmt.Sprintf("%d running, %d waiting", st.RunningTasks, st.QueuedTasks)},
+		{"cpus", fmt.Sprintf("%s of %s taken by machines%s", dspool.FormatCPUs(u.CPUs), dspool.FormatCPUs(all.CPUs), share(u.CPUs, all.CPUs))},
+		{"memory", fmt.Sprintf("%s of %s%s", dspool.FormatBytes(u.Memory), dspool.FormatBytes(all.Memory), share(float64(u.Memory), float64(all.Memory)))},
+	}
 	for _, i := range st.Images {
 		if i.State != dspool.ImageReady {
-			a.facts(fact{"image", clean(fmt.Sprintf("%s is %s %s", i.Name, i.State, i.Reason))})
+			facts = append(facts, fact{"image", clean(strings.TrimSuffix(fmt.Sprintf("%s is %s: %s", i.Name, i.State, i.Reason), ": "))})
 		}
 	}
+	a.facts(facts...)
 	if len(st.Pools) > 0 {
 		a.printf("\n")
 		table(a, "", st.Pools, poolColumns()...)

@@ -22,15 +22,15 @@ type jobFlags struct {
 func (a *app) bindJob(cmd *cobra.Command, f *jobFlags) {
 	flags := cmd.Flags()
 	flags.SetInterspersed(false) // everything from the command's first word on is the command's
-	flags.StringVar(&f.req.Pool, "pool", "", "`POOL` to run in (default: the configuration's defaults.pool)")
-	flags.StringVar(&f.req.Size, "size", "", "`SIZE` of machine (default: the pool's first that one task fits)")
+	text(cmd, &f.req.Pool, "pool", "POOL", "where to run (default: the configuration's defaults.pool)")
+	text(cmd, &f.req.Size, "size", "SIZE", "size of machine (default: the pool's first that one task fits)")
 	flag(cmd, &f.req.CPUs, "cpus", "cores", "cores per task, in steps of 0.001 (default 1)", dspool.ParseCPUs)
 	flag(cmd, &f.req.Memory, "memory", "bytes", "memory per task, such as 512MiB (default: its share of the machine by cpus)", dspool.ParseMemory)
-	flags.IntVar(&f.req.GPUs, "gpus", 0, "`N` whole GPUs per task")
+	count(cmd, &f.req.GPUs, "gpus", "whole GPUs per task")
 	flags.StringArrayVar(&f.env, "env", nil, "set `K=V` in the task's environment; K alone takes it from here (may be repeated)")
 	flag(cmd, &f.req.TimeLimit, "time-limit", "duration", "end a task that runs longer, such as 90s, 2h or 1d", dspool.ParseDuration)
-	flags.StringVar(&f.req.Name, "name", "", "`NAME` of the job, for people (default: the command's first word)")
-	flags.StringVar(&f.req.As, "as", "", "run as this `USER` (administrators; default: defaults.user)")
+	text(cmd, &f.req.Name, "name", "NAME", "name of the job, for people (default: the command's first word)")
+	text(cmd, &f.req.As, "as", "USER", "run as this user (administrators; default: defaults.user)")
 	var last int64
 	flag(cmd, &last, "after", "JOB", "start only when this job has succeeded (may be repeated)", func(s string) (int64, error) {
 		id, err := jobID(s)
@@ -116,7 +116,7 @@ dspool job submit --after 12 --wait -- python gather.py`,
 		}))
 	a.bindJob(cmd, &f)
 	flag(cmd, &f.req.Array, "array", "indices", "one task for each index, such as 1-1000 or 1-10,20", array)
-	cmd.Flags().IntVar(&f.req.MaxRunning, "max-running", 0, "at most `N` tasks of the job at once (default: no limit)")
+	count(cmd, &f.req.MaxRunning, "max-running", "most tasks of the job that run at once (default: no limit)")
 	cmd.Flags().BoolVar(&wait, "wait", false, "wait until the job has ended")
 	return showOutput(cmd, &form)
 }

@@ -38,7 +38,7 @@ func list[T any](a *app, form string, items []T, empty string, columns ...column
 				if text == nil {
 					text = c.text
 				}
-				row = append(row, text(item))
+				row = append(row, clean(text(item)))
 			}
 			_ = w.Write(row)
 		}
@@ -70,7 +70,7 @@ func table[T any](a *app, margin string, items []T, columns ...column[T]) {
 			widths[j] = max(widths[j], utf8.RuneCountInString(s))
 		}
 	}
-	var b strings.Builder
+	var out, b strings.Builder
 	line := func(cell func(j int) (text, paint string)) {
 		b.WriteString(margin)
 		for j, c := range columns {
@@ -91,7 +91,8 @@ func table[T any](a *app, margin string, items []T, columns ...column[T]) {
 				b.WriteString("  ")
 			}
 		}
-		b.WriteByte('\n')
+		out.WriteString(strings.TrimRight(b.String(), " ") + "\n")
+		b.Reset()
 	}
 	line(func(j int) (string, string) { return columns[j].name, dim })
 	for i, item := range items {
@@ -102,7 +103,7 @@ func table[T any](a *app, margin string, items []T, columns ...column[T]) {
 			return cells[i][j], ""
 		})
 	}
-	a.printf("%s", b.String())
+	a.printf("%s", out.String())
 }
 
 // json prints v indented.
