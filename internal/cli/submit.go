@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"os"
 	"strconv"
 	"strings"
 
@@ -135,7 +136,7 @@ func (a *app) submitAndFollow(ctx context.Context, c *client.Client, req api.Sub
 	// From here on a signal is a question about the job, also while it is being submitted.
 	signals, release := a.interrupts()
 	defer release()
-	job, err := c.Submit(ctx, req)
+	job, early, err := submit(ctx, c, req, signals)
 	if err != nil {
 		return err
 	}
@@ -143,6 +144,11 @@ func (a *app) submitAndFollow(ctx context.Context, c *client.Client, req api.Sub
 		a.printf("%d\n", job.ID)
 	}
 	f := &follower{a: a, c: c, id: job.ID, output: run, signals: signals}
+	if early != nil {
+		if err := f.signalled(ctx, early); err != nil {
+			return err
+		}
+	}
 	job, err = f.follow(ctx)
 	if err != nil {
 		return err
@@ -172,6 +178,29 @@ func (a *app) submitAndFollow(ctx context.Context, c *client.Client, req api.Sub
 		reason = "exit code " + strconv.Itoa(code)
 	}
 	return &exit{code: code, err: fmt.Errorf("job %d %s: %s", job.ID, task.State, reason)}
+}
+
+// submit submits a job. A signal meanwhile is returned, to be answered once the job has a
+// number; a second one gives up.
+func submit(ctx context.Context, c *client.Client, req api.SubmitRequest, signals <-chan os.Signal) (job dspool.Job, early os.Signal, err error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		job, err = c.Submit(ctx, req)
+	}()
+	for {
+		select {
+		case <-done:
+			return job, early, err
+		case sig := <-signals:
+			if early != nil {
+				cancel(&interrupted{sig})
+			}
+			early = sig
+		}
+	}
 }
 
 // verdict is a failed job as an error.
