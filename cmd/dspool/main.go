@@ -3,12 +3,14 @@ package main
 
 import (
 	"context"
+	"fmt"
+	"log/slog"
 	"os"
 	"os/signal"
 	"syscall"
 
+	"github.com/dspool/dspool/internal/agent"
 	"github.com/dspool/dspool/internal/cli"
-	"github.com/spf13/cobra"
 )
 
 // version is set by the build.
@@ -16,18 +18,24 @@ var version = "dev"
 
 func main() {
 	// PID 1 and the agent of a machine start as fast as they can: no command tree for them.
-	if len(os.Args) > 1 {
+	if len(os.Args) == 2 {
 		switch os.Args[1] {
 		case "init":
-			os.Exit(runInit())
+			os.Exit(inside(agent.RunInit))
 		case "agent":
-			os.Exit(runAgent())
+			os.Exit(inside(agent.RunAgent))
 		}
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	os.Exit(cli.Main(context.Background(), os.Args[1:], cli.System(version, serverCommand(), doctorCommand())))
+}
+
+// inside runs a part that lives in a machine.
+func inside(run func(context.Context, *slog.Logger) error) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	env := cli.OSEnv()
-	env.Version = version
-	env.Extra = []*cobra.Command{serverCommand(), doctorCommand()}
-	os.Exit(cli.Main(ctx, os.Args[1:], env))
+	if err := run(ctx, slog.New(slog.NewTextHandler(os.Stderr, nil))); err != nil {
+		fmt.Fprintln(os.Stderr, "dspool:", err)
+		return 1
+	}
+	return 0
 }
