@@ -128,7 +128,7 @@ func (j *job) budget(s *spot) int64 {
 	if !m.usable || m.coming || m.recalled || m.pool.Name != j.Pool || (m.reserved != nil && m.reserved != j) || int64(m.ahead) > s.queued {
 		return 0
 	}
-	if j.Size != "" && j.Size != m.size {
+	if !j.class.req.fits(m.total) || (j.Size != "" && j.Size != m.size) {
 		return 0
 	}
 	work := (s.young + s.n) * int64(aheadWork)

@@ -3,6 +3,7 @@ package plan
 import (
 	"cmp"
 	"container/heap"
+	"math"
 	"slices"
 	"time"
 )
@@ -16,7 +17,8 @@ const (
 )
 
 // Compute decides what should happen. It does not modify s, and the same s and now
-// give the same plan. Its cost grows with machines, attempts and jobs, never with
+// give the same plan. Attempts must be made in the order of Place, since machines start
+// them in the order of their identifiers. Its cost grows with machines, attempts and jobs, never with
 // the number of pending tasks.
 func Compute(s Snapshot, now time.Time) Plan {
 	p := newPlanner(s, now)
@@ -79,7 +81,7 @@ func (p *planner) fill(pl *pool) {
 				rival = turns[2]
 			}
 			if one := j.class.req.share(pl.whole); one > 0 {
-				n = min(n, int64(max((rival.share-u.share)/one, quantum/one))+1)
+				n = min(n, max(1, int64(math.Ceil(max(rival.share-u.share, quantum)/one))))
 			}
 		}
 		got := p.assign(pl, j, n)

@@ -54,6 +54,21 @@ func drawSnapshot(t *rapid.T) plan.Snapshot {
 		}
 		s.Pools = append(s.Pools, p)
 	}
+	for i := range rapid.IntRange(0, 8).Draw(t, "jobs") {
+		j := plan.Job{ID: int64(i + 1), User: rapid.SampledFrom([]string{"ada", "bob", "cyd"}).Draw(t, "user"), Pool: rapid.SampledFrom(names).Draw(t, "pool"),
+			Request: drawRequest(t), Pending: rapid.SampledFrom([]int64{0, 1, 3, 40, 1_000_000}).Draw(t, "pending"), Placed: rapid.Int64Range(0, 5).Draw(t, "placed"),
+			Created: age("created"), TaskTime: time.Duration(rapid.SampledFrom([]int{0, 1, 40, 900, 5000}).Draw(t, "task time")) * time.Millisecond}
+		if yes("max running") {
+			j.MaxRunning = rapid.IntRange(1, 8).Draw(t, "at most")
+		}
+		if yes("blocked") {
+			j.Blocked = "waits for job 99"
+		}
+		if yes("sized") {
+			j.Size = rapid.SampledFrom(sizes).Draw(t, "size").Name
+		}
+		s.Jobs = append(s.Jobs, j)
+	}
 	id := int64(0)
 	for i := range rapid.IntRange(0, 10).Draw(t, "machines") {
 		size := rapid.SampledFrom(sizes).Draw(t, "size")
@@ -74,7 +89,16 @@ func drawSnapshot(t *rapid.T) plan.Snapshot {
 			left := size.Resources
 			for range rapid.IntRange(0, 6).Draw(t, "attempts") {
 				id++
-				a := plan.Attempt{ID: id, Job: rapid.Int64Range(1, 8).Draw(t, "attempt of"), Request: drawRequest(t), Since: age("since"), Recall: yes("recall")}
+				a := plan.Attempt{ID: id, Job: 99, Since: age("since"), Recall: yes("recall")}
+				if len(s.Jobs) > 0 {
+					of := rapid.SampledFrom(s.Jobs).Draw(t, "attempt of")
+					a.Job, a.Request = of.ID, of.Request
+				} else {
+					a.Request = drawRequest(t)
+				}
+				if rapid.Bool().Draw(t, "just now") {
+					a.Since = now
+				}
 				if a.Request.Fits(left) {
 					if a.Running = yes("running"); a.Running {
 						left = left.Sub(a.Request)
@@ -84,21 +108,6 @@ func drawSnapshot(t *rapid.T) plan.Snapshot {
 			}
 		}
 		s.Machines = append(s.Machines, m)
-	}
-	for i := range rapid.IntRange(0, 8).Draw(t, "jobs") {
-		j := plan.Job{ID: int64(i + 1), User: rapid.SampledFrom([]string{"ada", "bob", "cyd"}).Draw(t, "user"), Pool: rapid.SampledFrom(names).Draw(t, "pool"),
-			Request: drawRequest(t), Pending: rapid.SampledFrom([]int64{0, 1, 3, 40, 1_000_000}).Draw(t, "pending"), Placed: rapid.Int64Range(0, 5).Draw(t, "placed"),
-			Created: age("created"), TaskTime: time.Duration(rapid.SampledFrom([]int{0, 1, 40, 900, 5000}).Draw(t, "task time")) * time.Millisecond}
-		if yes("max running") {
-			j.MaxRunning = rapid.IntRange(1, 8).Draw(t, "at most")
-		}
-		if yes("blocked") {
-			j.Blocked = "waits for job 99"
-		}
-		if yes("sized") {
-			j.Size = rapid.SampledFrom(sizes).Draw(t, "size").Name
-		}
-		s.Jobs = append(s.Jobs, j)
 	}
 	return s
 }
@@ -330,9 +339,8 @@ func TestOnePassLeavesNoRoomUnused(t *testing.T) {
 			for _, m := range s.Machines {
 				room, ok := left[m.Name]
 				usable := ok && m.State == dspool.Ready && m.Health == dspool.Healthy && !m.Cordoned && m.DrainBy == nil && m.Remove == ""
-				if usable && m.Pool == j.Pool && (j.Size == "" || j.Size == m.Size) && j.Request.Fits(room) && !strings.Contains(reserved, "machine "+m.Name+" is reserved") &&
-					!strings.Contains(reserved, "machine "+m.Name+", which is reserved") {
-					t.Fatalf("job %d waits though %s has room", j.ID, m.Name)
+				if usable && m.Pool == j.Pool && (j.Size == "" || j.Size == m.Size) && j.Request.Fits(room) && !strings.Contains(reserved, fmt.Sprintf("job %d: machine %s is reserved", j.ID, m.Name)) {
+					t.Fatalf("job %d waits though %s has room: %q\n%+v", j.ID, m.Name, lines(p), s)
 				}
 			}
 		}

@@ -13,19 +13,7 @@ import (
 // report turns what was decided into actions, with the sentences that people read. A
 // sentence holds nothing that changes by time alone but the back-off's countdown.
 func (p *planner) report() {
-	for i := range p.jobs {
-		j := &p.jobs[i]
-		slices.SortFunc(j.spots, func(a, b spot) int { return cmp.Compare(a.m.index, b.m.index) })
-		for _, s := range j.spots {
-			if s.n > 0 {
-				p.plan.Place = append(p.plan.Place, Place{Job: j.ID, Machine: s.m.Name, Count: int(s.n), Reason: fmt.Sprintf("machine %s has room", s.m.Name)})
-			}
-			if s.more > 0 {
-				p.plan.Place = append(p.plan.Place, Place{Job: j.ID, Machine: s.m.Name, Count: int(s.more),
-					Reason: fmt.Sprintf("placed ahead on machine %s, where tasks of this job take about %s", s.m.Name, brief(j.TaskTime))})
-			}
-		}
-	}
+	p.places()
 	for _, m := range p.made {
 		reason := m.reason
 		if j := m.creator; j != nil {
@@ -52,6 +40,27 @@ func (p *planner) report() {
 	}
 }
 
+// places lists what fits before what is placed ahead, so that attempts placed ahead have
+// the higher identifiers: machines start attempts in that order, and those ahead must not
+// take the room of those that fit.
+func (p *planner) places() {
+	var ahead []Place
+	for i := range p.jobs {
+		j := &p.jobs[i]
+		slices.SortFunc(j.spots, func(a, b spot) int { return cmp.Compare(a.m.index, b.m.index) })
+		for _, s := range j.spots {
+			if s.n > 0 {
+				p.plan.Place = append(p.plan.Place, Place{Job: j.ID, Machine: s.m.Name, Count: int(s.n), Reason: fmt.Sprintf("machine %s has room", s.m.Name)})
+			}
+			if s.more > 0 {
+				ahead = append(ahead, Place{Job: j.ID, Machine: s.m.Name, Count: int(s.more),
+					Reason: fmt.Sprintf("placed ahead on machine %s, where tasks of this job take about %s", s.m.Name, brief(j.TaskTime))})
+			}
+		}
+	}
+	p.plan.Place = append(p.plan.Place, ahead...)
+}
+
 // blockedJob returns the first job for which a machine should be created and cannot.
 func (pl *pool) blockedJob() *job {
 	for _, j := range pl.jobs {
@@ -75,20 +84,18 @@ func (p *planner) waiting(j *job, texts map[*class]string) string {
 		return fmt.Sprintf("pool %s does not exist", j.Pool)
 	case j.limit == j.placed: // so it is MaxRunning that holds the others back
 		return fmt.Sprintf("%d of at most %s run (max running)", j.Placed+j.placed, count(int64(j.MaxRunning), "task"))
+	}
+	kept := pl.reserved
+	switch {
+	case kept != nil && kept.reserved != j && j.class.req.fits(kept.free) && (j.Size == "" || j.Size == kept.size):
+		return fmt.Sprintf("machine %s is reserved for %s, which needs more room", kept.Name, kept.reserved.title())
 	case len(j.next) == 1:
 		return "waits for a machine that is starting"
 	case len(j.next) > 1:
 		return fmt.Sprintf("waits for %d machines that are starting", len(j.next))
-	}
-	if m := pl.reserved; m != nil {
-		if m.reserved == j {
-			return fmt.Sprintf("waits for room on machine %s, which is reserved for it", m.Name)
-		}
-		if c := j.class; c.req.fits(m.free) && (c.size == "" || c.size == m.size) {
-			return fmt.Sprintf("machine %s is reserved for %s, which needs more room", m.Name, m.reserved.title())
-		}
-	}
-	if j.soon > 0 && j.left == 0 {
+	case kept != nil && kept.reserved == j:
+		return fmt.Sprintf("waits for room on machine %s, which is reserved for it", kept.Name)
+	case j.soon > 0 && j.left == 0:
 		return "waits for room on the machines where it runs: its tasks are short"
 	}
 	text, ok := texts[j.class]

@@ -73,8 +73,9 @@ func (w *world) run(most int) int {
 			w.t.Fatalf("still busy after %d plans, at %v: %v\n%+v", most, w.now.Sub(now), lines(plan.Compute(w.s, w.now)), w.s)
 		}
 		p := verify(w.t, w.s, w.now)
+		before := clone(w.s)
 		w.apply(p)
-		w.settled()
+		w.settled(before)
 		wake := plan.Compute(w.s, w.now).WakeAt
 		switch {
 		case len(w.events) > 0 && (wake.IsZero() || !w.events[0].at.After(wake)):
@@ -93,10 +94,10 @@ func (w *world) run(most int) int {
 }
 
 // settled checks that a plan, once applied, is followed by no other at the same moment.
-func (w *world) settled() {
+func (w *world) settled(before plan.Snapshot) {
 	p := plan.Compute(w.s, w.now)
 	if len(p.Create)+len(p.Destroy)+len(p.Place)+len(p.Recall) > 0 {
-		w.t.Fatalf("a second plan at the same moment wants more: %v", lines(p))
+		w.t.Fatalf("a second plan at the same moment wants more: %q\nthe first was %q\nof %+v", lines(p), lines(plan.Compute(before, w.now)), before)
 	}
 }
 
