@@ -71,6 +71,7 @@ const (
 	// A report that the server refuses is offered again after so long.
 	refusedAgain = time.Minute
 	maxBatch     = 500
+	maxStarters  = 8
 	lastWord     = 2 * time.Second // for reporting what is left when the agent is told to end
 )
 
@@ -81,6 +82,10 @@ type Agent struct {
 	table *table
 	link  *link
 	work  sync.WaitGroup // spawns and kills under way
+
+	startMu  sync.Mutex
+	toStart  []initd.Spec
+	starters int
 
 	healthMu sync.Mutex
 	health   dspool.Health
@@ -162,18 +167,13 @@ func (a *Agent) listen(ctx context.Context) {
 
 // do carries out what the table decided. It does not wait.
 func (a *Agent) do(ctx context.Context, d decisions) {
-	for _, s := range d.start {
-		a.work.Go(func() {
-			_ = a.insist(ctx, "start an attempt", func() error {
-				st, err := a.cfg.Executor.Spawn(ctx, s)
-				if err != nil {
-					return err
-				}
-				a.do(ctx, a.table.started(st))
-				return nil
-			})
-		})
+	a.startMu.Lock()
+	a.toStart = append(a.toStart, d.start...)
+	for range min(len(d.start), maxStarters-a.starters) {
+		a.starters++
+		a.work.Go(func() { a.starter(ctx) })
 	}
+	a.startMu.Unlock()
 	for _, k := range d.kill {
 		k.Grace = a.cfg.Grace
 		a.work.Go(func() {
@@ -186,6 +186,29 @@ func (a *Agent) do(ctx context.Context, d decisions) {
 				a.do(ctx, a.table.overTime(l.id))
 			}
 		}))
+	}
+}
+
+// starter starts attempts in their order until none waits.
+func (a *Agent) starter(ctx context.Context) {
+	for {
+		a.startMu.Lock()
+		if len(a.toStart) == 0 || ctx.Err() != nil {
+			a.starters--
+			a.startMu.Unlock()
+			return
+		}
+		s := a.toStart[0]
+		a.toStart = a.toStart[1:]
+		a.startMu.Unlock()
+		_ = a.insist(ctx, "start an attempt", func() error {
+			st, err := a.cfg.Executor.Spawn(ctx, s)
+			if err != nil {
+				return err
+			}
+			a.do(ctx, a.table.started(st))
+			return nil
+		})
 	}
 }
 
