@@ -94,7 +94,7 @@ type yard struct {
 
 func (y *yard) add(m *machine) {
 	y.all = append(y.all, m)
-	if m.free.cpu > 0 && m.free.mem > 0 {
+	if m.free.cpu > 0 && m.free.mem > 0 { // no task asks for less than some of both
 		y.open = append(y.open, m)
 		y.failed = y.failed[:0]
 		y.grown++

@@ -236,5 +236,27 @@ func TestAhead(t *testing.T) {
 			 note batch: pool batch is at its max of 1 machine
 			 wake in 2s`,
 		},
+		{
+			"what fits comes before what is placed ahead, so that it has the lower identifiers",
+			snapshot(batch(one), []plan.Machine{box(1)},
+				job(1, "ada", 9, wants(res(1.5, 1)), taking(100*time.Millisecond), func(j *plan.Job) { j.MaxRunning = 3 }), job(2, "ada", 1, wants(res(1, 1)))),
+			`place 2 of job 1 on batch-1: machine batch-1 has room
+			 place 1 of job 2 on batch-1: machine batch-1 has room
+			 place 1 of job 1 on batch-1: placed ahead on machine batch-1, where tasks of this job take about 100ms
+			 job 1: 3 of at most 3 tasks run (max running)`,
+		},
+		{
+			"no machine is created for tasks that will have run before it is ready",
+			snapshot(batch(), full, job(1, "ada", 24, taking(50*time.Millisecond))),
+			`place 20 of job 1 on batch-1: placed ahead on machine batch-1, where tasks of this job take about 50ms
+			 create big in batch: job 1 of ada waits with 4 tasks of 1 cpu, 2 GiB
+			 job 1: waits for a machine that is starting`,
+		},
+		{
+			"nor where two users take turns with short tasks",
+			snapshot(batch(), []plan.Machine{box(1, holds(1, 2, res(1, 2)), holds(2, 2, res(1, 2)))}, job(1, "ada", 5, taking(50*time.Millisecond)), job(2, "bob", 5, taking(50*time.Millisecond))),
+			`job 1: waits for room on the machines where it runs: its tasks are short
+			 job 2: waits for room on the machines where it runs: its tasks are short`,
+		},
 	})
 }

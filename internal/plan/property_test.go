@@ -346,3 +346,37 @@ func TestOnePassLeavesNoRoomUnused(t *testing.T) {
 		}
 	})
 }
+
+// Nothing but a back-off's countdown changes before WakeAt, so that nobody has to ask
+// again before then and reasons are not written anew on every pass.
+func TestTimeAloneChangesNothingBeforeWakeAt(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		s := drawSnapshot(t)
+		for i := range s.Jobs {
+			s.Jobs[i].TaskTime = 0 // how young the claims of short tasks are matters to what is placed ahead
+		}
+		first := plan.Compute(s, now)
+		wait := 1000 * time.Hour
+		if !first.WakeAt.IsZero() {
+			wait = first.WakeAt.Sub(now) - 1
+		}
+		later := plan.Compute(s, now.Add(time.Duration(rapid.Int64Range(0, int64(wait)).Draw(t, "later"))))
+		for _, p := range []*plan.Plan{&first, &later} {
+			for i := range p.Destroy {
+				if strings.HasPrefix(p.Destroy[i].Reason, "idle") {
+					p.Destroy[i].Reason = "" // says for how long
+				}
+			}
+			for i := range p.Waiting {
+				p.Waiting[i].Reason, _, _ = strings.Cut(p.Waiting[i].Reason, "; next try in")
+			}
+			for i := range p.Notes {
+				p.Notes[i].Text, _, _ = strings.Cut(p.Notes[i].Text, "; next try in")
+			}
+		}
+		if !reflect.DeepEqual(first, later) {
+			t.Fatalf("%s", cmp.Diff(first, later))
+		}
+	})
+}
