@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -204,16 +205,28 @@ func TestOutputStopsWhenItsReaderIsGone(t *testing.T) {
 func BenchmarkCopyOutput(b *testing.B) {
 	data := make([]byte, 64<<20)
 	h, _ := outputServer(b, data, 0)
-	s := httptest.NewServer(h)
-	defer s.Close()
-	c, err := client.New(client.Options{URL: s.URL})
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.SetBytes(int64(len(data)))
-	for b.Loop() {
-		if _, err := c.CopyOutput(b.Context(), client.Output{Job: 1, Stream: "stdout"}, io.Discard); err != nil {
-			b.Fatal(err)
-		}
+	for name, tls := range map[string]bool{"socket's http": false, "https": true} {
+		b.Run(name, func(b *testing.B) {
+			s := httptest.NewUnstartedServer(h)
+			o := client.Options{}
+			if s.EnableHTTP2 = tls; tls {
+				s.StartTLS()
+				o.CA = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw})
+			} else {
+				s.Start()
+			}
+			defer s.Close()
+			o.URL = s.URL
+			c, err := client.New(o)
+			if err != nil {
+				b.Fatal(err)
+			}
+			b.SetBytes(int64(len(data)))
+			for b.Loop() {
+				if _, err := c.CopyOutput(b.Context(), client.Output{Job: 1, Stream: "stdout"}, io.Discard); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }

@@ -98,6 +98,8 @@ func waiting(j dspool.Job) string {
 		head += fmt.Sprintf(": %d of %d tasks ended, %d running", ended, j.Tasks.Total, j.Tasks.Running)
 	case j.State != dspool.JobQueued:
 		head += " runs"
+	case strings.HasPrefix(j.Reason, "waits"):
+		return head + " " + j.Reason
 	default:
 		head += " waits"
 	}

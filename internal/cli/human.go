@@ -75,7 +75,8 @@ func (a *app) ago(t time.Time) string {
 	if d := a.Now().Sub(t); d >= 0 {
 		return short(d) + " ago"
 	}
-	return "in " + short(t.Sub(a.Now()))
+	// Rounded, so that what was just given a day does not have 23 hours left.
+	return "in " + short(t.Sub(a.Now()).Round(time.Minute))
 }
 
 func (a *app) agoPtr(t *time.Time) string {

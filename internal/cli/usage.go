@@ -64,7 +64,11 @@ money the sizes' prices count.`,
 				return err
 			}
 			if len(u.Rows) > 0 {
-				a.printf("total cost %s from %s to %s\n", money(u.Cost), u.From.Local().Format("2006-01-02 15:04"), u.To.Local().Format("2006-01-02 15:04"))
+				since := ""
+				if u.From.Year() > 1970 {
+					since = " from " + u.From.Local().Format("2006-01-02 15:04")
+				}
+				a.printf("total cost %s%s to %s\n", money(u.Cost), since, u.To.Local().Format("2006-01-02 15:04"))
 			}
 			return nil
 		}))
