@@ -52,7 +52,8 @@ type Config struct {
 	// Enrolled is called when the token is used up.
 	Enrolled func()
 	// Check says how the machine is; nil checks nothing but the Executor.
-	Check func() (dspool.Health, string)
+	Check      func() (dspool.Health, string)
+	CheckEvery time.Duration // 5 s unless set
 	// Dial reaches the server; nil is TCP.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 	// Grace between SIGTERM and SIGKILL; 0 is initd.DefaultGrace.
@@ -63,7 +64,7 @@ type Config struct {
 const (
 	pollWait     = 25 * time.Second // how long the server may hold a request for directives
 	heartbeat    = 10 * time.Second // a report is posted at least so often
-	checkEvery   = 5 * time.Second
+	checkEvery   = 5 * time.Second  // and how long the Executor may take to answer
 	firstBackoff = 100 * time.Millisecond
 	mostBackoff  = 5 * time.Second
 	// A "running" waits so long for its "ended": of a short attempt only the latter is sent.
@@ -100,6 +101,9 @@ func New(cfg Config) *Agent {
 	}
 	if cfg.Grace == 0 {
 		cfg.Grace = initd.DefaultGrace
+	}
+	if cfg.CheckEvery == 0 {
+		cfg.CheckEvery = checkEvery
 	}
 	if cfg.Check == nil {
 		cfg.Check = func() (dspool.Health, string) { return dspool.Healthy, "" }

@@ -22,7 +22,7 @@ import (
 )
 
 func config(s *server, m *agenttest.Machine, dir string) agent.Config {
-	return agent.Config{Boot: s.boot(), Executor: m, Dir: dir, Grace: 50 * time.Millisecond}
+	return agent.Config{Boot: s.boot(), Executor: m, Dir: dir, Grace: 50 * time.Millisecond, CheckEvery: 50 * time.Millisecond}
 }
 
 // forgotten waits until the machine's table is empty.

@@ -37,7 +37,7 @@ func (a *Agent) watchHealth(ctx context.Context) {
 			a.log.Warn("the machine's health changed", "health", health, "reason", reason)
 			signal(a.changed)
 		}
-		if !sleep(ctx, checkEvery) {
+		if !sleep(ctx, a.cfg.CheckEvery) {
 			return
 		}
 	}

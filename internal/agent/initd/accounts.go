@@ -51,13 +51,23 @@ func (a *accounts) ensure(name string, uid, gid int, home string) error {
 		return err
 	}
 	defer unlock()
-	group := fmt.Sprintf("%s:*:%d:", name, gid)
-	if err := a.add("group", name, gid, group); err != nil {
+	// Both are looked at before either is written.
+	group, err := a.with("group", name, gid, fmt.Sprintf("%s:*:%d:", name, gid))
+	if err != nil {
 		return err
 	}
 	// "*" is no password and needs no shadow line.
-	if err := a.add("passwd", name, uid, fmt.Sprintf("%s:*:%d:%d::%s:%s", name, uid, gid, home, a.shell)); err != nil {
+	passwd, err := a.with("passwd", name, uid, fmt.Sprintf("%s:*:%d:%d::%s:%s", name, uid, gid, home, a.shell))
+	if err != nil {
 		return err
+	}
+	for file, text := range map[string][]byte{"group": group, "passwd": passwd} {
+		if text == nil {
+			continue
+		}
+		if err := replaceFile(filepath.Join(a.dir, file), text, 0o644); err != nil {
+			return fmt.Errorf("add an account: %w", err)
+		}
 	}
 	a.known[name] = uid
 	return nil
@@ -76,11 +86,11 @@ func (a *accounts) lock() (func(), error) {
 	return func() { f.Close() }, nil
 }
 
-func (a *accounts) add(file, name string, id int, line string) error {
-	path := filepath.Join(a.dir, file)
-	text, err := os.ReadFile(path)
+// with returns the file's text with line added; nil if the account is there.
+func (a *accounts) with(file, name string, id int, line string) ([]byte, error) {
+	text, err := os.ReadFile(filepath.Join(a.dir, file))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("read accounts: %w", err)
+		return nil, fmt.Errorf("read accounts: %w", err)
 	}
 	for l := range strings.Lines(string(text)) {
 		f := strings.Split(strings.TrimSpace(l), ":")
@@ -89,19 +99,19 @@ func (a *accounts) add(file, name string, id int, line string) error {
 		}
 		switch sameID := f[2] == strconv.Itoa(id); {
 		case f[0] == name && sameID:
-			return nil
+			return nil, nil
 		case f[0] == name:
-			return dspool.Errorf(dspool.Conflict, "the image has its own %s in /etc/%s, with id %s", name, file, f[2]).
+			return nil, dspool.Errorf(dspool.Conflict, "the image has its own %s in /etc/%s, with id %s", name, file, f[2]).
 				WithHint("rename the user, or remove that account from the image")
 		case sameID:
-			return dspool.Errorf(dspool.Conflict, "the image gives id %d to %s in /etc/%s", id, dspool.Quote(f[0]), file).
+			return nil, dspool.Errorf(dspool.Conflict, "the image gives id %d to %s in /etc/%s", id, dspool.Quote(f[0]), file).
 				WithHint("ids from 20000 on are dspool's; remove that account from the image")
 		}
 	}
 	if len(text) > 0 && !bytes.HasSuffix(text, []byte("\n")) {
 		text = append(text, '\n')
 	}
-	return replaceFile(path, append(text, line+"\n"...), 0o644)
+	return append(text, line+"\n"...), nil
 }
 
 // replaceFile makes path hold data, or leaves it as it was.

@@ -87,6 +87,7 @@ type testMachine struct {
 	*initd.Client
 	t    testing.TB
 	dir  string
+	name string // of its cgroups
 	cmd  *exec.Cmd
 	log  *lockedBuffer
 	mu   sync.Mutex
@@ -137,7 +138,7 @@ func startMachine(t testing.TB, env ...string) *testMachine {
 	must(t, os.WriteFile(filepath.Join(dir, "etc/passwd"), []byte("root:x:0:0:root:/root:/bin/bash\nimage:x:20099:20099::/:/bin/sh"), 0o644))
 	must(t, os.Chown(filepath.Join(dir, "jobs"), userID, userID))
 
-	m := &testMachine{t: t, dir: dir, log: &lockedBuffer{}, got: map[int64]initd.Status{}, more: make(chan struct{})}
+	m := &testMachine{t: t, dir: dir, name: name, log: &lockedBuffer{}, got: map[int64]initd.Status{}, more: make(chan struct{})}
 	// The binary lies in a directory that only the host's root may search.
 	m.cmd = exec.Command("/proc/self/exe")
 	m.cmd.Env = append(append(os.Environ(), env...), "INITD_TEST_ROLE=init", "INITD_TEST_DIR="+dir, "INITD_TEST_CGROUPS="+strings.Join(cgroups, " "))
@@ -291,6 +292,39 @@ func (m *testMachine) output(id int64, want string) string {
 		return want == "" || strings.Contains(string(text), want)
 	})
 	return string(text)
+}
+
+// childrenOf lists processes whose parent is pid, whose command begins with name, and that
+// are no zombies of a moment.
+func (m *testMachine) childrenOf(pid int, name string) (pids []int) {
+	m.t.Helper()
+	all, err := filepath.Glob("/proc/[0-9]*/stat")
+	must(m.t, err)
+	for _, f := range all {
+		stat, err := os.ReadFile(f)
+		_, rest, ok := strings.Cut(string(stat), ") ")
+		if err != nil || !ok || strings.Fields(rest)[1] != strconv.Itoa(pid) {
+			continue
+		}
+		cmdline, _ := os.ReadFile(filepath.Join(filepath.Dir(f), "cmdline"))
+		if strings.HasPrefix(string(cmdline), name) {
+			id, _ := strconv.Atoi(filepath.Base(filepath.Dir(f)))
+			pids = append(pids, id)
+		}
+	}
+	return pids
+}
+
+// nothingLives fails when a process of any attempt lives.
+func (m *testMachine) nothingLives() {
+	m.t.Helper()
+	dirs, err := filepath.Glob("/sys/fs/cgroup/freezer/" + m.name + "/*/cgroup.procs")
+	must(m.t, err)
+	for _, f := range dirs {
+		if text, err := os.ReadFile(f); err == nil && len(text) > 0 {
+			m.t.Errorf("still alive in %s: %s", f, text)
+		}
+	}
 }
 
 func must(t testing.TB, err error) {

@@ -106,6 +106,10 @@ func newMachine(cfg Config) (*machine, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
+	// Whatever started init may have left files open; attempts must not inherit them.
+	if err := unix.CloseRange(3, ^uint(0)>>1, unix.CLOSE_RANGE_CLOEXEC); err != nil && err != unix.ENOSYS {
+		return nil, fmt.Errorf("keep open files from attempts: %w", err)
+	}
 	unix.Umask(0o027)
 	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
 		return nil, fmt.Errorf("switch core dumps off: %w", err)
