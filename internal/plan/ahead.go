@@ -77,14 +77,14 @@ func (p *planner) recall() {
 // else waits for room too, and returns how many. No machine is created for them: by the time it were
 // ready they have long run.
 func (j *job) expect(n int64) int64 {
-	if j.ahead == nil {
-		j.ahead = new(int64)
+	if !j.known {
+		j.known = true
 		for i := range j.spots {
-			*j.ahead += max(0, j.budget(&j.spots[i]))
+			j.ahead += max(0, j.budget(&j.spots[i]))
 		}
 	}
-	n = min(n, *j.ahead)
-	*j.ahead -= n
+	n = min(n, j.ahead)
+	j.ahead -= n
 	j.soon += n
 	return n
 }

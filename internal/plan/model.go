@@ -75,6 +75,7 @@ type pool struct {
 	classes   map[classKey]*class
 	users     map[string]*user
 	reserved  *machine
+	keptText  string             // about reserved, for the others
 	starved   *job               // first one that found no room, here or on any machine that could be made
 	stuck     map[string]blocker // by size: why no machine of it can be created
 	waiters   [2]*job            // first that waits for room, and first of another user
@@ -127,11 +128,12 @@ type class struct {
 type job struct {
 	*Job
 	class  *class
-	left   int64      // tasks that may start and have no place, not even on a coming machine
-	limit  int64      // tasks that may start
-	placed int64      // by this plan
-	soon   int64      // tasks that may be placed ahead, or will find room before a new machine is there
-	ahead  *int64     // how many more of them there may be; nil until it is known
+	left   int64 // tasks that may start and have no place, not even on a coming machine
+	limit  int64 // tasks that may start
+	placed int64 // by this plan
+	soon   int64 // tasks that may be placed ahead, or will find room before a new machine is there
+	ahead  int64 // how many more of them there may be, once that is known
+	known  bool
 	spots  []spot     // machines with tasks of it; earlier ones only where it is short
 	next   []*machine // coming machines that its tasks wait for
 }

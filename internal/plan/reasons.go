@@ -88,7 +88,10 @@ func (p *planner) waiting(j *job, texts map[*class]string) string {
 	kept := pl.reserved
 	switch {
 	case kept != nil && kept.reserved != j && j.class.req.fits(kept.free) && (j.Size == "" || j.Size == kept.size):
-		return fmt.Sprintf("machine %s is reserved for %s, which needs more room", kept.Name, kept.reserved.title())
+		if pl.keptText == "" {
+			pl.keptText = fmt.Sprintf("machine %s is reserved for %s, which needs more room", kept.Name, kept.reserved.title())
+		}
+		return pl.keptText
 	case len(j.next) == 1:
 		return "waits for a machine that is starting"
 	case len(j.next) > 1:
