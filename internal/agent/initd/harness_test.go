@@ -327,6 +327,15 @@ func (m *testMachine) nothingLives() {
 	}
 }
 
+// residentMiB is init's resident memory.
+func (m *testMachine) residentMiB() float64 {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", m.cmd.Process.Pid))
+	must(m.t, err)
+	pages, err := strconv.Atoi(strings.Fields(string(text))[1])
+	must(m.t, err)
+	return float64(pages) * float64(os.Getpagesize()) / (1 << 20)
+}
+
 func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
