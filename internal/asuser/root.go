@@ -185,7 +185,7 @@ func (r *Root) MkdirOwned(c Cred, rel string, perm os.FileMode) error {
 		return &fs.PathError{Op: "stat", Path: path, Err: err}
 	}
 	switch {
-	case int(st.Uid) == c.UID:
+	case int(st.Uid) == c.UID && c.UID != os.Geteuid():
 		return nil
 	case int(st.Uid) != os.Geteuid():
 		return dspool.Errorf(dspool.Conflict, "directory %s belongs to user id %d, not to %d", path, st.Uid, c.UID).

@@ -2,6 +2,7 @@ package control
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 
@@ -34,7 +35,11 @@ func (c *Control) Apply(ctx context.Context, who auth.Subject, req api.ApplyRequ
 		cfg.SetStateDir(c.StateDir)
 		for i := range cfg.Images {
 			if err := c.findRecipe(&cfg.Images[i], cfg.Server.Images, req.Dir); err != nil {
-				problems = append(problems, cfg.ProblemAt("image", cfg.Images[i].Name, err.Error(), ""))
+				message, hint := err.Error(), ""
+				if e := (*dspool.Error)(nil); errors.As(err, &e) {
+					message, hint = e.Message, e.Hint
+				}
+				problems = append(problems, cfg.ProblemAt("image", cfg.Images[i].Name, message, hint))
 			}
 		}
 	}
@@ -129,11 +134,6 @@ func (w *work) conflicts(cfg *config.Config, changes []api.Change) (problems []c
 	jobs, err := w.OpenJobs()
 	if err != nil {
 		return nil, err
-	}
-	for _, u := range cfg.Users {
-		if err := checkUserName(u.Name); err != nil {
-			problems = append(problems, cfg.ProblemAt("user", u.Name, err.Error(), ""))
-		}
 	}
 	users, err := w.Users()
 	if err != nil {

@@ -19,15 +19,14 @@ import (
 
 // Output is a task's stdout or stderr, read from the share with the rights of the job's user.
 type Output struct {
-	c       *Control
-	who     auth.Subject
-	job     store.JobRow
-	index   int64
-	path    string // of the file, relative to the share
-	share   dspool.Share
-	offset  int64
-	file    *os.File
-	started bool
+	c      *Control
+	who    auth.Subject
+	job    store.JobRow
+	index  int64
+	path   string // of the file, relative to the share
+	share  dspool.Share
+	offset int64
+	file   *os.File
 }
 
 // pollOutput is how often a growing file is looked at. A share may be a network file system,
@@ -43,7 +42,7 @@ func (c *Control) OpenOutput(ctx context.Context, who auth.Subject, id, index in
 		return nil, dspool.Errorf(dspool.Invalid, "offset %d is negative", offset)
 	}
 	o := &Output{c: c, who: who, index: index, offset: offset}
-	return o, c.Store.Read(ctx, func(tx *store.Tx) (err error) {
+	err := c.Store.Read(ctx, func(tx *store.Tx) (err error) {
 		if o.job, err = seenJob(tx, who, id); err != nil {
 			return err
 		}
@@ -54,6 +53,23 @@ func (c *Control) OpenOutput(ctx context.Context, who auth.Subject, id, index in
 		o.path = path.Join(o.job.Dir, strconv.FormatInt(index, 10), stream+".txt")
 		return err
 	})
+	if err != nil {
+		return nil, err
+	}
+	return o, o.find()
+}
+
+// find opens the file if it is there, so that what is wrong with it is said before the answer begins.
+func (o *Output) find() error {
+	f, err := o.open()
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return dspool.Errorf(dspool.Conflict, "output of task %d of job %d cannot be read: %w", o.index, o.job.ID, err).
+			WithHint("the task's directory may have been changed: look at %s on share %s", path.Dir(o.path), o.share.Name)
+	}
+	o.file = f
+	return nil
 }
 
 // Copy writes the output to w from the offset on; with follow until the task has ended.
@@ -101,14 +117,9 @@ func (o *Output) Copy(ctx context.Context, w io.Writer, follow bool) error {
 // drain writes everything that the file holds beyond the offset.
 func (o *Output) drain(w io.Writer, buf []byte) error {
 	if o.file == nil {
-		f, err := o.open()
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		} else if err != nil {
-			return dspool.Errorf(dspool.Conflict, "output of task %d of job %d cannot be read: %w", o.index, o.job.ID, err).
-				WithHint("the task's directory may have been changed: look at %s on share %s", path.Dir(o.path), o.share.Name)
+		if err := o.find(); err != nil || o.file == nil {
+			return err
 		}
-		o.file = f
 	}
 	for {
 		n, err := o.file.ReadAt(buf, o.offset)

@@ -172,6 +172,9 @@ func (l *ledger) end(job *store.JobRow) {
 	switch {
 	case t.Failed+t.Lost > 0:
 		job.State, job.Reason = dspool.JobFailed, failure(t)
+		if t.Total == 1 {
+			job.Reason = l.why(job.ID)
+		}
 	case t.Cancelled > 0:
 		job.State = dspool.JobCancelled
 	default:
@@ -179,6 +182,17 @@ func (l *ledger) end(job *store.JobRow) {
 	}
 }
 
+// why is the reason of a job's only task.
+func (l *ledger) why(job int64) string {
+	for _, a := range l.attempts {
+		if a.Job == job {
+			return a.Reason
+		}
+	}
+	return ""
+}
+
+// failure sums up what became of an array that did not succeed.
 func failure(t dspool.Counts) string {
 	var parts []string
 	for _, p := range []struct {
@@ -190,9 +204,6 @@ func failure(t dspool.Counts) string {
 		}
 	}
 	s := fmt.Sprintf("%s of %d tasks", parts[0], t.Total)
-	if t.Total == 1 {
-		return "its task " + map[bool]string{true: "failed", false: "was lost"}[t.Failed > 0]
-	}
 	for _, p := range parts[1:] {
 		s += ", " + p
 	}

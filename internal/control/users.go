@@ -39,7 +39,7 @@ func (c *Control) AddUser(ctx context.Context, who auth.Subject, req api.AddUser
 	if !auth.Can(who, auth.Change, auth.Account, req.Name) {
 		return user, forbid("add users")
 	}
-	if err := checkUserName(req.Name); err != nil {
+	if err := dspool.CheckUserName(req.Name); err != nil {
 		return user, err
 	}
 	err = c.write(ctx, func(w *work) error {
@@ -47,25 +47,6 @@ func (c *Control) AddUser(ctx context.Context, who auth.Subject, req api.AddUser
 		return err
 	})
 	return user, err
-}
-
-// reserved are names that a machine's own accounts have, or that would read as one.
-var reserved = map[string]bool{
-	"root": true, "daemon": true, "bin": true, "sys": true, "sync": true, "games": true, "man": true, "lp": true,
-	"mail": true, "news": true, "uucp": true, "proxy": true, "www-data": true, "backup": true, "list": true,
-	"irc": true, "nobody": true, "nogroup": true, "sshd": true, "messagebus": true, "systemd-network": true,
-	"adm": true, "tty": true, "disk": true, "sudo": true, "shadow": true, "staff": true, "users": true, "input": true,
-	"dspool": true, "admin": true, "planner": true, "server": true, "machine": true,
-}
-
-func checkUserName(name string) error {
-	if err := dspool.CheckName("user", name); err != nil {
-		return err
-	}
-	if reserved[name] {
-		return dspool.Errorf(dspool.Invalid, "user name %s is reserved", name).WithHint("choose another name")
-	}
-	return nil
 }
 
 func (w *work) addUser(who auth.Subject, name string, admin bool) (dspool.User, error) {

@@ -79,20 +79,11 @@ func (s *imageStore) Build(ctx context.Context, img dspool.Image, progress func(
 	if err != nil {
 		return "", 0, err
 	}
-	built, err := s.store.Build(ctx, r, func(p image.Progress) { progress(describe(p)) })
+	built, err := s.store.Build(ctx, r, func(p image.Progress) { progress(p.String()) })
 	if err != nil {
 		return "", 0, err
 	}
 	return built.Key, built.Bytes, s.store.Use(built.Key, s.installation, s.stateDir)
-}
-
-// describe puts progress into one line, which ends in a percentage where one is known.
-func describe(p image.Progress) string {
-	line := fmt.Sprintf("step %d of %d: %s", p.Step, p.Steps, p.What)
-	if p.Fraction > 0 {
-		line += fmt.Sprintf(" %d%%", int(100*p.Fraction))
-	}
-	return line
 }
 
 func (s *imageStore) Release(key string) error {
