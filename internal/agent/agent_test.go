@@ -26,7 +26,7 @@ func config(s *server, m *agenttest.Machine, dir string) agent.Config {
 }
 
 // forgotten waits until the machine's table is empty.
-func forgotten(t *testing.T, m *agenttest.Machine) {
+func forgotten(t testing.TB, m *agenttest.Machine) {
 	t.Helper()
 	late := time.After(waitLimit)
 	for {

@@ -29,7 +29,7 @@ const waitLimit = 15 * time.Second // for anything that must happen
 
 // server is the server's side of the agent link, for one machine.
 type server struct {
-	t     *testing.T
+	t     testing.TB
 	http  *httptest.Server
 	caKey *ecdsa.PrivateKey
 	ca    *x509.Certificate
@@ -60,7 +60,7 @@ type row struct {
 	revision int64
 }
 
-func newServer(t *testing.T) *server {
+func newServer(t testing.TB) *server {
 	s := &server{
 		t: t, changed: make(chan struct{}), token: "secret", life: time.Hour, jobs: map[int64]api.TaskSpec{},
 		attempts: map[int64]api.AttemptReport{}, history: map[int64][]dspool.TaskState{}, seenCerts: map[string]bool{},
@@ -353,7 +353,7 @@ func (s *server) agent(cfg agent.Config) *life {
 	return l
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
