@@ -168,3 +168,17 @@ func TestLimits(t *testing.T) {
 		}
 	})
 }
+
+func TestFrozenMachineIsDestroyed(t *testing.T) {
+	t.Parallel()
+	w := open(t, nil)
+	w.create(w.spec("m-1"))
+	if _, err := os.Stat("/sys/fs/cgroup/freezer"); err != nil {
+		t.Skip("no version 1 control groups")
+	}
+	w.mustInside("m-1", 0, "freeze")
+	if err := w.Destroy(t.Context(), "m-1"); err != nil {
+		t.Fatal(err)
+	}
+	w.wantClean("m-1")
+}

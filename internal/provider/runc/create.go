@@ -29,7 +29,10 @@ func (p *Provider) Create(ctx context.Context, spec provider.MachineSpec) (provi
 	if err := p.check(spec); err != nil {
 		return provider.Handle{}, err
 	}
-	unlock := p.lock(spec.Name)
+	unlock, err := p.lock(ctx, spec.Name)
+	if err != nil {
+		return provider.Handle{}, fmt.Errorf("create machine %s: %w", spec.Name, err)
+	}
 	defer unlock()
 	r, ok, err := load(p.cfg, spec.Name)
 	if err != nil {

@@ -17,7 +17,10 @@ func (p *Provider) Destroy(ctx context.Context, name string) error {
 	if err := provider.CheckMachineName(name); err != nil {
 		return err
 	}
-	unlock := p.lock(name)
+	unlock, err := p.lock(ctx, name)
+	if err != nil {
+		return fmt.Errorf("destroy machine %s: %w", name, err)
+	}
 	defer unlock()
 	if err := p.destroy(ctx, name); err != nil {
 		return fmt.Errorf("destroy machine %s: %w", name, err)
@@ -38,14 +41,13 @@ func (p *Provider) destroy(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
+	var init []int // which takes all others of the machine with it
 	if ok && r.Boot == bootID() {
 		if started, alive := startTime(r.PID); alive && started == r.Started {
-			if err := killAndWait(ctx, r.PID); err != nil {
-				return fmt.Errorf("kill init: %w", err)
-			}
+			init = []int{r.PID}
 		}
 	}
-	if err := p.groups.kill(ctx, name); err != nil {
+	if err := p.groups.kill(ctx, name, init...); err != nil {
 		return err
 	}
 	if err := p.step("killed"); err != nil {

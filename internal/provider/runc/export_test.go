@@ -1,5 +1,7 @@
 package runc
 
+import "time"
+
 // SetFault makes f be called before every step; an error is that step's.
 func (p *Provider) SetFault(f func(step string) error) { p.fault = f }
 
@@ -10,4 +12,9 @@ func (p *Provider) PID(name string) (int, error) {
 }
 
 // KillAndWait kills a process that need not be a child.
-var KillAndWait = killAndWait
+func KillAndWait(pid int) error {
+	if err := kill(pid); err != nil {
+		return err
+	}
+	return waitDead(pid, 10*time.Second)
+}

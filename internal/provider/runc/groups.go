@@ -111,22 +111,44 @@ func chownAll(uid int, dir string, files ...string) error {
 	return nil
 }
 
-// kill ends every process of the machine and returns when none is left.
-func (g groups) kill(ctx context.Context, machine string) error {
+// kill ends every process of the machine, and those given, and returns when none is left.
+func (g groups) kill(ctx context.Context, machine string, more ...int) error {
 	for {
-		pids := g.processes(machine)
+		pids := append(g.processes(machine), more...)
 		if len(pids) == 0 {
 			return nil
 		}
 		for _, pid := range pids {
-			if err := killAndWait(ctx, pid); err != nil {
-				return fmt.Errorf("kill process %d of machine %s: %w", pid, machine, err)
+			if err := kill(pid); err != nil {
+				return fmt.Errorf("kill process %d: %w", pid, err)
+			}
+		}
+		// Its root may have frozen processes, which then do not die.
+		g.thaw(machine)
+		for _, pid := range pids {
+			if err := waitDead(pid, 100*time.Millisecond); err != nil {
+				return fmt.Errorf("wait for the end of process %d: %w", pid, err)
 			}
 		}
 		if err := ctx.Err(); err != nil {
-			return err
+			return fmt.Errorf("processes %v did not end: %w", pids, err)
 		}
+		more = slices.DeleteFunc(more, func(pid int) bool { _, alive := startTime(pid); return !alive })
 	}
+}
+
+// thaw lets the machine's frozen processes go on. Version 2 kills them frozen.
+func (g groups) thaw(machine string) {
+	root, ok := g.controllers["freezer"]
+	if !ok {
+		return
+	}
+	_ = filepath.WalkDir(filepath.Join(root, g.parent, machine), func(path string, e fs.DirEntry, err error) error {
+		if err == nil && e.IsDir() {
+			_ = os.WriteFile(filepath.Join(path, "freezer.state"), []byte("THAWED"), 0)
+		}
+		return nil
+	})
 }
 
 func (g groups) processes(machine string) []int {
@@ -146,35 +168,41 @@ func (g groups) processes(machine string) []int {
 			return nil
 		})
 	}
-	slices.Sort(pids) // init, which takes all others with it, is most often the first
+	slices.Sort(pids)
 	return slices.Compact(pids)
 }
 
-// killAndWait kills the process and waits until it has ended, also when it is nobody's child here.
-func killAndWait(ctx context.Context, pid int) error {
+func kill(pid int) error {
 	fd, err := unix.PidfdOpen(pid, 0)
-	if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EINVAL) {
+	if err == nil {
+		defer unix.Close(fd)
+		err = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0)
+	}
+	if gone(err) {
+		return nil
+	}
+	return err
+}
+
+// waitDead waits, also for what is nobody's child here, at most so long.
+func waitDead(pid int, most time.Duration) error {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if gone(err) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
 	defer unix.Close(fd)
-	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+	if _, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(most.Milliseconds())); err != nil && !errors.Is(err, unix.EINTR) {
 		return err
 	}
-	for {
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 100)
-		if n > 0 {
-			return nil
-		}
-		if err != nil && !errors.Is(err, unix.EINTR) {
-			return err
-		}
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-	}
+	return nil
+}
+
+// gone: pids of threads and of processes that have ended make these errors.
+func gone(err error) bool {
+	return errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT)
 }
 
 // remove removes the machine's groups and those its root made in them.

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/dspool/dspool"
 	"github.com/dspool/dspool/internal/provider"
@@ -191,7 +192,14 @@ func (w *world) create(spec provider.MachineSpec) provider.Handle {
 func (w *world) inside(machine string, uid int, args ...string) (string, error) {
 	w.t.Helper()
 	base := []string{"--root", filepath.Join(w.cfg.StateDir, "runc"), "exec", "--user", fmt.Sprintf("%d:%d", uid, uid), machine, "/run/dspool/dspool"}
-	out, err := exec.CommandContext(w.t.Context(), w.cfg.Runc, append(base, args...)...).CombinedOutput()
+	return command(w.t, w.cfg.Runc, append(base, args...)...)
+}
+
+func command(t testing.TB, program string, args ...string) (string, error) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), program, args...)
+	cmd.WaitDelay = 10 * time.Second // for what the command leaves behind that holds its output
+	out, err := cmd.CombinedOutput()
 	return strings.TrimSpace(string(out)), err
 }
 

@@ -182,28 +182,33 @@ func (p *Provider) Remove(ctx context.Context) error {
 }
 
 type nameLock struct {
-	sync.Mutex
+	held  chan struct{} // of capacity 1
 	users int
 }
 
 // lock makes calls about one machine wait for each other.
-func (p *Provider) lock(name string) (unlock func()) {
+func (p *Provider) lock(ctx context.Context, name string) (unlock func(), err error) {
 	p.mu.Lock()
 	l := p.names[name]
 	if l == nil {
-		l = &nameLock{}
+		l = &nameLock{held: make(chan struct{}, 1)}
 		p.names[name] = l
 	}
 	l.users++
 	p.mu.Unlock()
-	l.Lock()
-	return func() {
-		l.Unlock()
+	leave := func() {
 		p.mu.Lock()
+		defer p.mu.Unlock()
 		if l.users--; l.users == 0 {
 			delete(p.names, name)
 		}
-		p.mu.Unlock()
+	}
+	select {
+	case l.held <- struct{}{}:
+		return func() { <-l.held; leave() }, nil
+	case <-ctx.Done():
+		leave()
+		return nil, ctx.Err()
 	}
 }
 

@@ -40,7 +40,7 @@ func kill(t testing.TB, p *runc.Provider, name string) {
 	if err != nil || pid <= 0 {
 		t.Fatalf("find init of %s: %d, %v", name, pid, err)
 	}
-	if err := runc.KillAndWait(t.Context(), pid); err != nil {
+	if err := runc.KillAndWait(pid); err != nil {
 		t.Fatal(err)
 	}
 }

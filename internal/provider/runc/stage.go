@@ -32,7 +32,7 @@ func (s stage) dev() string   { return filepath.Join(s.dir, "dev") }   // nodes 
 func makeStage(hostDir string) error {
 	s := stageOf(Config{HostDir: hostDir})
 	for _, dir := range []string{hostDir, s.dir, s.image(), s.disk(), s.root(), s.run(), s.dev()} {
-		if err := os.MkdirAll(dir, 0o711); err != nil {
+		if err := errors.Join(os.MkdirAll(dir, 0o711), os.Chmod(dir, 0o711)); err != nil { // whatever our umask
 			return fmt.Errorf("make host directory: %w", err)
 		}
 	}
@@ -169,10 +169,7 @@ func (s stage) mountImage(image string, users *userNamespace) error {
 func (s stage) mountRoot(private int) error {
 	upper, work := filepath.Join(s.disk(), "upper"), filepath.Join(s.disk(), "work")
 	for _, dir := range []string{upper, work} {
-		if err := os.Mkdir(dir, 0o755); err != nil {
-			return fmt.Errorf("make writable layer: %w", err)
-		}
-		if err := os.Chown(dir, private, private); err != nil {
+		if err := errors.Join(os.Mkdir(dir, 0o755), os.Chmod(dir, 0o755), os.Chown(dir, private, private)); err != nil {
 			return fmt.Errorf("make writable layer: %w", err)
 		}
 	}
@@ -228,10 +225,8 @@ func writeEtc(dir string, private int, files map[string]string) error {
 		if err := root.Remove("etc/" + name); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return fmt.Errorf("write /etc/%s: %w", name, err)
 		}
-		if err := root.WriteFile("etc/"+name, []byte(content), 0o644); err != nil {
-			return fmt.Errorf("write /etc/%s: %w", name, err)
-		}
-		if err := root.Lchown("etc/"+name, private, private); err != nil {
+		err := errors.Join(root.WriteFile("etc/"+name, []byte(content), 0o644), root.Chmod("etc/"+name, 0o644), root.Lchown("etc/"+name, private, private))
+		if err != nil {
 			return fmt.Errorf("write /etc/%s: %w", name, err)
 		}
 	}
