@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/dspool/dspool/internal/hostnet"
 )
@@ -61,6 +63,15 @@ func TestDNS(t *testing.T) {
 		a.wantRcode(t, server, "example.org.", dns.TypeA, dns.RcodeNameError)
 		if up.asked() != asked {
 			t.Error("the name left the host")
+		}
+	})
+	t.Run("questions over udp take no place in the host's table of connections", func(t *testing.T) {
+		flows, err := netlink.ConntrackTableList(netlink.ConntrackTable, netlink.InetFamily(netlink.FAMILY_V4))
+		must(t, err)
+		for _, f := range flows {
+			if f.Forward.Protocol == unix.IPPROTO_UDP && f.Forward.DstIP.String() == n.Nameserver().String() {
+				t.Errorf("%v", f)
+			}
 		}
 	})
 	t.Run("transfers, other classes and other senders are refused", func(t *testing.T) {

@@ -61,7 +61,7 @@ func TestMachinesAreIsolated(t *testing.T) {
 		}
 	})
 	t.Run("a port that the host's DNAT gives away stays closed", func(t *testing.T) {
-		drop := publish(t, 8080, a.addr, servicePort) // as "docker run -p" does
+		drop := publish(t, 8080, inet.addr, 80) // as "docker run -p" does
 		defer drop()
 		c.mustNotReach(at(gw, 8080))
 		c.mustNotReach("198.51.100.2:8080")
@@ -105,6 +105,16 @@ func TestMachinesAreIsolated(t *testing.T) {
 			t.Errorf("%d packets dropped, want 3", now-before)
 		}
 	})
+	t.Run("a packet that belongs to no connection does not get out past NAT", func(t *testing.T) {
+		before := dropped(t, "dspool_0a0b0c0d", "local")
+		p := datagram(c.addr, 4000, netip.AddrPortFrom(inet.addr, 80), "twelve bytes")
+		p[9] = unix.IPPROTO_TCP
+		p[20+12], p[20+13] = 5<<4, 0x03 // SYN and FIN at once
+		c.sendRaw(inet.addr, p)
+		if now := dropped(t, "dspool_0a0b0c0d", "local"); now != before+1 {
+			t.Errorf("%d packets dropped, want 1", now-before)
+		}
+	})
 	t.Run("a machine's address from elsewhere is dropped", func(t *testing.T) {
 		before := dropped(t, "dspool_0a0b0c0d", "source")
 		inet.sendUDP(a.addr, netip.MustParseAddrPort("198.51.100.2:9000"), "forged")
@@ -126,7 +136,9 @@ func TestMachinesAreIsolated(t *testing.T) {
 		if _, err := dial(at(free, servicePort)); !errors.Is(err, unix.EHOSTUNREACH) {
 			t.Errorf("from the host: %v", err)
 		}
-		c.mustNotReach(at(free, servicePort))
+		if _, err := c.dial(at(free, servicePort)); !errors.Is(err, unix.EHOSTUNREACH) {
+			t.Errorf("from a machine: %v", err)
+		}
 	})
 	t.Run("a machine has no IPv6 beyond itself", func(t *testing.T) {
 		a.do(func() {
@@ -204,15 +216,11 @@ func TestConnectionsOfOneMachineAreLimited(t *testing.T) {
 	inet := uplink(t, 1500)
 	n := open(t, "0a0b0c0d")
 	greedy, modest := machine(t, n, "greedy", true), machine(t, n, "modest", true)
-	greedy.do(func() {
-		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_RAW)
-		must(t, err)
-		defer unix.Close(fd)
-		for port := range uint16(10000) {
-			to := netip.AddrPortFrom(inet.addr, 9)
-			must(t, unix.Sendto(fd, datagram(greedy.addr, 1024+port, to, "x"), 0, &unix.SockaddrInet4{Addr: to.Addr().As4()}))
-		}
-	})
+	var packets [][]byte
+	for port := range uint16(10000) {
+		packets = append(packets, datagram(greedy.addr, 1024+port, netip.AddrPortFrom(inet.addr, 9), "x"))
+	}
+	greedy.sendRaw(inet.addr, packets...)
 	b, err := os.ReadFile("/proc/sys/net/netfilter/nf_conntrack_count")
 	must(t, err)
 	count, err := strconv.Atoi(strings.TrimSpace(string(b)))
@@ -244,7 +252,6 @@ func TestTwoInstallationsLiveSideBySide(t *testing.T) {
 	t.Run("a machine with internet reaches no machine of the other", func(t *testing.T) {
 		a.mustNotReach(b.service())
 		b.mustNotReach(a.service())
-		a.mustNotReach(at(two.Gateway().Next(), servicePort))
 	})
 	t.Run("removing one leaves nothing of it and the other as it was", func(t *testing.T) {
 		live := b.mustReach(at(two.Gateway(), agentPort))
@@ -383,11 +390,19 @@ func (s *space) listenUDP(port int) <-chan string {
 // sendUDP sends one datagram with any source address.
 func (s *space) sendUDP(from netip.Addr, to netip.AddrPort, text string) {
 	s.t.Helper()
+	s.sendRaw(to.Addr(), datagram(from, 4000, to, text))
+}
+
+// sendRaw sends whole IPv4 packets, whatever is in them.
+func (s *space) sendRaw(to netip.Addr, packets ...[]byte) {
+	s.t.Helper()
 	s.do(func() {
 		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_RAW)
 		must(s.t, err)
 		defer unix.Close(fd)
-		must(s.t, unix.Sendto(fd, datagram(from, 4000, to, text), 0, &unix.SockaddrInet4{Addr: to.Addr().As4()}))
+		for _, p := range packets {
+			must(s.t, unix.Sendto(fd, p, 0, &unix.SockaddrInet4{Addr: to.As4()}))
+		}
 	})
 }
 
