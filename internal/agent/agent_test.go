@@ -21,6 +21,8 @@ import (
 	"github.com/dspool/dspool/internal/agent/initd"
 )
 
+var _, _ agent.Executor = (*initd.Client)(nil), (*agenttest.Machine)(nil)
+
 func config(s *server, m *agenttest.Machine, dir string) agent.Config {
 	return agent.Config{Boot: s.boot(), Executor: m, Dir: dir, Grace: 50 * time.Millisecond, CheckEvery: 50 * time.Millisecond}
 }

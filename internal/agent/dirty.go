@@ -13,14 +13,12 @@ func (t *table) tell(a *attempt) {
 		return // it is starting: there is nothing to say yet
 	}
 	a.version++
-	urgent := a.report.State != dspool.TaskRunning
 	if !a.dirty {
 		a.dirty = true
 		t.dirty = append(t.dirty, a)
 	}
 	signal(t.wake)
-	if urgent {
-		t.urgent++
+	if a.report.State != dspool.TaskRunning {
 		signal(t.hurry)
 	}
 }
@@ -44,7 +42,6 @@ type said struct {
 func (t *table) batch(n int, now time.Time) (out []said, next time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.urgent = 0
 	for _, a := range t.dirty {
 		if a.notBefore.After(now) {
 			if next.IsZero() || a.notBefore.Before(next) {

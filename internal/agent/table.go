@@ -29,9 +29,8 @@ type table struct {
 	jobs     map[int64]*job
 	settled  idSet // so that an old answer never runs them again
 	dirty    []*attempt
-	urgent   int           // of dirty, those with more to say than that they run
-	wake     chan struct{} // dirty is no longer empty
-	hurry    chan struct{} // urgent is no longer 0
+	wake     chan struct{} // something became dirty
+	hurry    chan struct{} // it has more to say than that it runs
 }
 
 type job struct {
