@@ -72,33 +72,12 @@ func serve(ctx context.Context, o server.Options, runcPath string) error {
 	if o.StateDir, err = filepath.Abs(o.StateDir); err != nil {
 		return err
 	}
-	var network *hostnet.Net
-	var machines *runc.Provider
+	var h host
 	o.Provider = func(ctx context.Context, installation string, cfg *config.Config) (provider.Provider, error) {
-		subnet := netip.Prefix{}
-		if cfg != nil {
-			subnet = cfg.Server.Subnet
-		}
-		network, err = hostnet.Open(ctx, hostnet.Options{
-			Installation: installation, StateDir: filepath.Join(o.StateDir, "network"), Subnet: subnet, AgentPort: agentPort,
-		})
-		if err != nil {
-			return nil, err
-		}
-		machines, err = runc.Open(ctx, runc.Config{
-			StateDir: filepath.Join(o.StateDir, "runc"), Installation: installation, Runc: findRunc(runcPath), Self: self(),
-			Network: network, AgentPort: agentPort,
-		})
-		return machines, err
+		h, err = openHost(ctx, o.StateDir, installation, runcPath, cfg)
+		return h.machines, err
 	}
-	defer func() {
-		if machines != nil {
-			machines.Close()
-		}
-		if network != nil {
-			network.Close()
-		}
-	}()
+	defer func() { h.Close() }()
 	s, err := server.Start(ctx, o)
 	if err != nil {
 		return err
@@ -110,6 +89,40 @@ func serve(ctx context.Context, o server.Options, runcPath string) error {
 		return nil
 	case err := <-s.Failed():
 		return fmt.Errorf("the server cannot go on: %w", err)
+	}
+}
+
+// host is what makes machines on this host.
+type host struct {
+	network  *hostnet.Net
+	machines *runc.Provider
+}
+
+func openHost(ctx context.Context, stateDir, installation, runcPath string, cfg *config.Config) (h host, err error) {
+	subnet := netip.Prefix{}
+	if cfg != nil {
+		subnet = cfg.Server.Subnet
+	}
+	h.network, err = hostnet.Open(ctx, hostnet.Options{
+		Installation: installation, StateDir: filepath.Join(stateDir, "network"), Subnet: subnet, AgentPort: agentPort,
+	})
+	if err != nil {
+		return h, err
+	}
+	h.machines, err = runc.Open(ctx, runc.Config{
+		StateDir: filepath.Join(stateDir, "runc"), Installation: installation, Runc: findRunc(runcPath), Self: self(),
+		Network: h.network, AgentPort: agentPort,
+	})
+	return h, err
+}
+
+// Close leaves machines and network in place for the next server.
+func (h host) Close() {
+	if h.machines != nil {
+		h.machines.Close()
+	}
+	if h.network != nil {
+		h.network.Close()
 	}
 }
 

@@ -28,6 +28,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// StoreFile is the store's name in the state directory.
+const StoreFile = "state.db"
+
 // Options is what a server runs with.
 type Options struct {
 	StateDir string
@@ -74,14 +77,14 @@ func Start(ctx context.Context, o Options) (_ *Server, err error) {
 	if err := os.MkdirAll(o.StateDir, 0o711); err != nil {
 		return nil, fmt.Errorf("make state directory: %w", err)
 	}
-	if s.lock, err = lockDir(o.StateDir); err != nil {
+	if s.lock, err = Lock(o.StateDir); err != nil {
 		return nil, err
 	}
 	cfg, text, err := readConfig(o.Config)
 	if err != nil {
 		return nil, err
 	}
-	if s.store, err = store.Open(ctx, filepath.Join(o.StateDir, "state.db")); err != nil {
+	if s.store, err = store.Open(ctx, filepath.Join(o.StateDir, StoreFile)); err != nil {
 		return nil, err
 	}
 	installation := s.store.Installation()
@@ -134,8 +137,8 @@ func (s *Server) images(o Options, installation string) (control.Images, func(st
 	return images, images.Dir, nil
 }
 
-// lockDir keeps a second server out of a state directory.
-func lockDir(dir string) (*os.File, error) {
+// Lock keeps a second server out of a state directory until the file is closed.
+func Lock(dir string) (*os.File, error) {
 	f, err := os.OpenFile(filepath.Join(dir, "server.lock"), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("lock state directory: %w", err)

@@ -1,0 +1,67 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/dspool/dspool"
+	"github.com/dspool/dspool/internal/server"
+	"github.com/dspool/dspool/internal/store"
+	"github.com/spf13/cobra"
+)
+
+func uninstallCommand() *cobra.Command {
+	var dir, runcPath string
+	cmd := &cobra.Command{
+		Use:   "uninstall",
+		Short: "Remove all machines and networks of a stopped server from this host",
+		Long: "Remove from this host everything that a stopped server has made on it: machines, with whatever\n" +
+			"still runs on them, their disks, network, control groups and mounts. The state directory, with\n" +
+			"the shares' files, users and bills, stays; the next server goes on from it. Root only.",
+		Example: "  dspool uninstall\n  dspool uninstall --state-dir /srv/dspool && rm -r /srv/dspool",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return uninstall(cmd.Context(), dir, runcPath)
+		},
+	}
+	cmd.Flags().StringVar(&dir, "state-dir", stateDir(), "of the server")
+	cmd.Flags().StringVar(&runcPath, "runc", "", "runc binary (default: beside this program, else from PATH)")
+	return cmd
+}
+
+func uninstall(ctx context.Context, dir, runcPath string) error {
+	if os.Geteuid() != 0 {
+		return dspool.Errorf(dspool.Forbidden, "only root can remove machines").WithHint("run it as root")
+	}
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return err
+	}
+	if _, err := os.Stat(filepath.Join(dir, server.StoreFile)); err != nil {
+		return dspool.Errorf(dspool.NotFound, "no server has kept its state in %s", dir).WithHint("give its --state-dir")
+	}
+	lock, err := server.Lock(dir)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	st, err := store.Open(ctx, filepath.Join(dir, server.StoreFile))
+	if err != nil {
+		return err
+	}
+	installation := st.Installation()
+	if err := st.Close(); err != nil {
+		return err
+	}
+	h, err := openHost(ctx, dir, installation, runcPath, nil)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(h.machines.Remove(ctx), h.machines.Close()); err != nil {
+		return fmt.Errorf("remove machines: %w", err)
+	}
+	return nil
+}
