@@ -69,7 +69,8 @@ func TestDNS(t *testing.T) {
 		flows, err := netlink.ConntrackTableList(netlink.ConntrackTable, netlink.InetFamily(netlink.FAMILY_V4))
 		must(t, err)
 		for _, f := range flows {
-			if f.Forward.Protocol == unix.IPPROTO_UDP && f.Forward.DstIP.String() == n.Nameserver().String() {
+			if f.Forward.Protocol == unix.IPPROTO_UDP && (f.Forward.SrcPort == 53 || f.Forward.DstPort == 53) &&
+				(f.Forward.SrcIP.String() == n.Nameserver().String() || f.Forward.DstIP.String() == n.Nameserver().String()) {
 				t.Errorf("%v", f)
 			}
 		}
