@@ -142,4 +142,3 @@ func (n *Net) recall() error {
 	n.next = rand.IntN(size(n.wire.subnet))
 	return nil
 }
-
