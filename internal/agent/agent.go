@@ -69,6 +69,7 @@ const (
 	mostBackoff  = 5 * time.Second
 	// A "running" waits so long for its "ended": of a short attempt only the latter is sent.
 	linger = 25 * time.Millisecond
+	minGap = 5 * time.Millisecond // between two reports
 	// A report that the server refuses is offered again after so long.
 	refusedAgain = time.Minute
 	maxBatch     = 500

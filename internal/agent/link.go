@@ -248,7 +248,11 @@ func (b *backoff) pause(ctx context.Context) bool {
 	return sleep(ctx, b.next/2+rand.N(b.next/2))
 }
 
+// sleep returns false when ctx is done.
 func sleep(ctx context.Context, d time.Duration) bool {
+	if d <= 0 {
+		return ctx.Err() == nil
+	}
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {

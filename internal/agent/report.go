@@ -15,7 +15,8 @@ import (
 func (a *Agent) report(ctx context.Context) {
 	// The first says that the machine is there.
 	a.post(ctx, nil)
-	next := time.Now().Add(heartbeat)
+	posted := time.Now()
+	next := posted.Add(heartbeat)
 	for ctx.Err() == nil {
 		timer := time.NewTimer(time.Until(next))
 		select {
@@ -30,8 +31,13 @@ func (a *Agent) report(ctx context.Context) {
 		if ctx.Err() != nil {
 			break
 		}
+		// A first change goes out at once; a machine that is busy gathers some.
+		if !sleep(ctx, minGap-time.Since(posted)) {
+			break
+		}
 		batch, again := a.table.batch(maxBatch, time.Now())
 		a.post(ctx, batch)
+		posted = time.Now()
 		next = time.Now().Add(heartbeat)
 		if !again.IsZero() && again.Before(next) {
 			next = again
