@@ -182,3 +182,19 @@ func TestFrozenMachineIsDestroyed(t *testing.T) {
 	}
 	w.wantClean("m-1")
 }
+
+func TestInotifyOfOneMachineLeavesOthersAll(t *testing.T) {
+	t.Parallel()
+	w := open(t, nil)
+	w.create(w.spec("m-1"))
+	w.create(w.spec("m-2"))
+	before := w.mustInside("m-2", 20000, "inotify", "100")
+	w.inBackground("m-1", 0, "inotify", "1000", "/tmp/took")
+	w.eventually("one machine holds all it can", func() bool {
+		out, err := w.inside("m-1", 0, "read", "/tmp/took")
+		return err == nil && out != ""
+	})
+	if after := w.mustInside("m-2", 20000, "inotify", "100"); after != before {
+		t.Errorf("another machine gets %s instances, %s before", after, before)
+	}
+}

@@ -18,3 +18,6 @@ func KillAndWait(pid int) error {
 	}
 	return waitDead(pid, 10*time.Second)
 }
+
+// InMountNamespace runs fn in a mount namespace of its own.
+var InMountNamespace = inMountNamespace

@@ -56,10 +56,15 @@ func beKilled(script string) {
 	fail(fmt.Errorf("step %s was never reached: %w", k.Step, err))
 }
 
-// killedAt runs the script in a process of its own.
+// killedAt runs the script, with w's configuration, in a process of its own.
 func (w *world) killedAt(k killScript) {
 	w.t.Helper()
 	k.Config = w.cfg
+	w.killed(k)
+}
+
+func (w *world) killed(k killScript) {
+	w.t.Helper()
 	script, err := json.Marshal(k)
 	if err != nil {
 		w.t.Fatal(err)
@@ -192,5 +197,27 @@ func TestFailedStepIsUndone(t *testing.T) {
 			}
 			w.wantClean("m-1")
 		})
+	}
+}
+
+func TestKilledWhileRuncWorks(t *testing.T) {
+	t.Parallel()
+	w := open(t, nil)
+	spec := w.spec("m-1")
+	// A runc that kills the server and lives on, as one does that was told of the
+	// server's death too late.
+	orphan := w.cfg
+	orphan.Runc = filepath.Join(t.TempDir(), "runc")
+	script := "#!/bin/sh\n(exec '" + w.cfg.Runc + "' \"$@\") &\nkill -9 $PPID\n"
+	if err := os.WriteFile(orphan.Runc, []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		w.killed(killScript{Config: orphan, Spec: spec, Step: "killed by runc"})
+		w.reopen()
+		if err := w.Destroy(t.Context(), "m-1"); err != nil {
+			t.Fatal(err)
+		}
+		w.wantClean("m-1")
 	}
 }

@@ -195,6 +195,16 @@ func (w *world) inside(machine string, uid int, args ...string) (string, error) 
 	return command(w.t, w.cfg.Runc, append(base, args...)...)
 }
 
+// inBackground is inside that does not wait for the action's end.
+func (w *world) inBackground(machine string, uid int, args ...string) {
+	w.t.Helper()
+	base := []string{"--root", filepath.Join(w.cfg.StateDir, "runc"), "exec", "--detach", "--user", fmt.Sprintf("%d:%d", uid, uid), machine, "/run/dspool/dspool"}
+	// Without pipes: the detached process would hold them.
+	if err := exec.CommandContext(w.t.Context(), w.cfg.Runc, append(base, args...)...).Run(); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
 func command(t testing.TB, program string, args ...string) (string, error) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), program, args...)

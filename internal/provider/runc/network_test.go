@@ -2,7 +2,6 @@ package runc_test
 
 import (
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -32,14 +31,7 @@ func TestNetwork(t *testing.T) {
 	if one.Address == two.Address {
 		t.Fatalf("both have address %s", one.Address)
 	}
-	listen := func(machine, address string) {
-		base := []string{"--root", filepath.Join(w.cfg.StateDir, "runc"), "exec", "--detach", machine, "/run/dspool/dspool", "listen", address}
-		// Without pipes: the detached process would hold them.
-		if err := exec.CommandContext(t.Context(), w.cfg.Runc, base...).Run(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	listen("m-1", ":7777")
+	w.inBackground("m-1", 0, "listen", ":7777")
 	address := one.Address.String() + ":7777"
 
 	t.Run("a machine reaches itself by its name", func(t *testing.T) {

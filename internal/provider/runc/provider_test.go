@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/dspool/dspool"
@@ -231,5 +232,33 @@ func TestCheckFindsThisHostFit(t *testing.T) {
 		if f.Fatal {
 			t.Errorf("%s: %s", f.Subject, f.Detail)
 		}
+	}
+}
+
+func TestMountNamespaceIsNeverTheProcesss(t *testing.T) {
+	t.Parallel()
+	needRoot(t)
+	host, err := os.Readlink("/proc/self/ns/mnt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	for range 200 { // more than there are threads: one of them is likely the first
+		wg.Go(func() {
+			err := runc.InMountNamespace(func() error {
+				own, err := os.Readlink("/proc/thread-self/ns/mnt")
+				if own == host {
+					t.Error("it runs in the host's namespace")
+				}
+				return err
+			})
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if now, err := os.Readlink("/proc/self/ns/mnt"); now != host || err != nil {
+		t.Errorf("the process is in %s now, was in %s, %v", now, host, err)
 	}
 }

@@ -46,7 +46,8 @@ func makeStage(hostDir string) error {
 // when fn returns, but for what processes started by fn hold on to. fn starts no goroutine
 // that touches files.
 func inMountNamespace(fn func() error) error {
-	done := make(chan error, 1)
+	var err error
+	done := make(chan struct{})
 	var onThread func()
 	onThread = func() {
 		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
@@ -57,19 +58,21 @@ func inMountNamespace(fn func() error) error {
 			runtime.UnlockOSThread()
 			return
 		}
-		done <- func() error {
-			if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
-				return fmt.Errorf("make mount namespace: %w", err)
-			}
-			// What the host mounts later appears below shares; what we mount stays ours.
-			if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
-				return fmt.Errorf("make mount namespace: %w", err)
-			}
-			return fn()
-		}()
+		defer close(done)
+		if err = unix.Unshare(unix.CLONE_NEWNS); err != nil {
+			err = fmt.Errorf("make mount namespace: %w", err)
+			return
+		}
+		// What the host mounts later appears below shares; what we mount stays ours.
+		if err = unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, ""); err != nil {
+			err = fmt.Errorf("make mount namespace: %w", err)
+			return
+		}
+		err = fn()
 	}
 	go onThread()
-	return <-done
+	<-done
+	return err
 }
 
 // userNamespace is a machine's user namespace, kept until runc has joined it.
