@@ -10,7 +10,7 @@ import (
 // What UpdateMachine may change; the rest is fixed when the machine is inserted, for the bill is
 // made from it.
 const (
-	machineFixed   = `name, pool, size, cpus, memory, gpus, disk, price, created`
+	machineFixed   = `name, pool, size, cpus, memory, gpus, disk, price, created, image_key`
 	machineChanges = `image, state, reason, failure, cordoned, drain_by, health, health_reason, address, ready_at, ended, ` +
 		`token_hash, agent_key, seen, remove, tries, retry_at, agent_ready`
 	machineLive = `state NOT IN ('gone', 'failed')` // as the partial index says it
@@ -23,7 +23,7 @@ func machineChangeArgs(m MachineRow) []any {
 
 func scanMachine(r row, m *MachineRow) error {
 	var cpus int64
-	err := r.Scan(&m.Name, &m.Pool, &m.Size, &cpus, &m.Memory, &m.GPUs, &m.Disk, &m.Price, timeIn{&m.Created},
+	err := r.Scan(&m.Name, &m.Pool, &m.Size, &cpus, &m.Memory, &m.GPUs, &m.Disk, &m.Price, timeIn{&m.Created}, &m.ImageKey,
 		&m.Image, &m.State, &m.Reason, &m.Failure, &m.Cordoned, maybeIn{&m.DrainBy}, &m.Health, &m.HealthReason, &m.Address,
 		maybeIn{&m.ReadyAt}, maybeIn{&m.Ended}, &m.TokenHash, &m.AgentKey, timeIn{&m.Seen}, &m.Remove, &m.Tries,
 		timeIn{&m.RetryAt}, &m.AgentReady, maybeIn{&m.IdleSince})
@@ -48,10 +48,10 @@ func (tx *Tx) InsertMachine(m MachineRow) error {
 		m.Created = tx.now
 	}
 	tx.last.machine++
-	args := append([]any{tx.last.machine, m.Name, m.Pool, m.Size, toMilli(m.CPUs), m.Memory, m.GPUs, m.Disk, m.Price, stored(m.Created)},
+	args := append([]any{tx.last.machine, m.Name, m.Pool, m.Size, toMilli(m.CPUs), m.Memory, m.GPUs, m.Disk, m.Price, stored(m.Created), m.ImageKey},
 		machineChangeArgs(m)...)
 	_, err := tx.exec(`INSERT INTO machines (id, `+machineFixed+`, `+machineChanges+`, revision)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0)`, args...)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0)`, args...)
 	if unique(err) {
 		return dspool.Errorf(dspool.Conflict, "machine %s exists already, or did", m.Name)
 	}
@@ -59,7 +59,7 @@ func (tx *Tx) InsertMachine(m MachineRow) error {
 }
 
 // UpdateMachine changes a machine; NotFound if there is none of its name. Pool, size, resources,
-// disk, price and creation time stay what they were inserted as.
+// disk, price, creation time and image key stay what they were inserted as.
 func (tx *Tx) UpdateMachine(m MachineRow) error {
 	n, err := tx.exec(`UPDATE machines SET (`+machineChanges+`) = (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) WHERE name = ?`,
 		append(machineChangeArgs(m), m.Name)...)

@@ -10,6 +10,7 @@ import (
 type MachineRow struct {
 	dspool.Machine
 	Disk       int64
+	ImageKey   string    // of the image's content that it was made from
 	TokenHash  string    // of the single-use enrolment token
 	AgentKey   string    // hash of the public key that used the token; "" until then
 	Seen       time.Time // last word of the agent; zero if none
