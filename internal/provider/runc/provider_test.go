@@ -262,3 +262,20 @@ func TestMountNamespaceIsNeverTheProcesss(t *testing.T) {
 		t.Errorf("the process is in %s now, was in %s, %v", now, host, err)
 	}
 }
+
+func TestMachineWithoutDirectoryIsListedAndDestroyed(t *testing.T) {
+	t.Parallel()
+	w := open(t, nil)
+	w.create(w.spec("m-1"))
+	if err := os.RemoveAll(filepath.Join(w.cfg.StateDir, "machines/m-1")); err != nil {
+		t.Fatal(err)
+	}
+	list, err := w.List(t.Context())
+	if err != nil || len(list) != 1 || list[0].Running || !strings.Contains(list[0].Detail, "left over") {
+		t.Errorf("listed are %+v, %v", list, err)
+	}
+	if err := w.Destroy(t.Context(), "m-1"); err != nil {
+		t.Fatal(err)
+	}
+	w.wantClean("m-1")
+}
