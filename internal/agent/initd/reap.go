@@ -36,6 +36,10 @@ func (r *reaper) spawn(fork func() (int, error), started func(pid int), ended fu
 	mine := r.forks
 	r.mu.Unlock()
 	pid, err := fork()
+	select {
+	case r.woken <- struct{}{}:
+	default:
+	}
 	if err == nil {
 		started(pid)
 	}
@@ -54,17 +58,13 @@ func (r *reaper) spawn(fork func() (int, error), started func(pid int), ended fu
 		clear(r.early)
 	}
 	r.mu.Unlock()
-	select {
-	case r.woken <- struct{}{}:
-	default:
-	}
 	if over {
 		ended(e.status, e.at)
 	}
 	return err
 }
 
-// run waits until stop is closed and there are no children, or for ever.
+// run waits for ever.
 func (r *reaper) run() {
 	for {
 		var status syscall.WaitStatus

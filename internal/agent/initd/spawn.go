@@ -197,16 +197,17 @@ func taint(err error) error {
 // scoreAsUser makes the kernel choose the attempt before anything of the machine's own. It is
 // done as the user because root of a machine does not see other ids in a /proc with hidepid.
 func scoreAsUser(s *Spec, pid int) error {
-	const tries, pause = 20, 50 * time.Microsecond
+	const tries = 5
+	pause := unix.NsecToTimespec(20_000)
 	return asuser.Cred{UID: s.UID, GID: s.GID}.DoLocked(func() (err error) {
-		// The fork is over a moment before the kernel gives the new program to its user. A
-		// program that the user may not read never becomes the user's; it keeps its score.
+		// The fork is over a moment before the kernel gives the new program to its user. It never
+		// does so with a program that the user may not read, or that has ended: those keep theirs.
 		for range tries {
 			err = writeControl("/proc/"+strconv.Itoa(pid), "oom_score_adj", "500")
 			if !errors.Is(err, unix.EACCES) {
 				return err
 			}
-			time.Sleep(pause)
+			_ = unix.Nanosleep(&pause, nil)
 		}
 		return err
 	})
