@@ -21,6 +21,7 @@ var mayImport = map[string][]string{
 	"client":     {"", "api"},
 	"images":     {},
 	"cmd/dspool": {"*"},
+	"bench":      {"*"},
 
 	"internal/asuser":  {""},
 	"internal/suggest": {},
@@ -38,6 +39,7 @@ var mayImport = map[string][]string{
 
 	"internal/agent":       {"", "api", "client", "internal/provider", "internal/asuser", "internal/agent/initd"},
 	"internal/agent/initd": {"", "api", "internal/asuser"},
+	"internal/gateway":     {"", "api", "internal/provider"},
 	"internal/cli":         {"", "api", "client", "internal/suggest"},
 
 	"internal/control":   {"", "api", "internal/asuser", "internal/auth", "internal/config", "internal/plan", "internal/store", "internal/usage"},

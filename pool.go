@@ -30,6 +30,12 @@ type Pool struct {
 type PoolPolicy struct {
 	IdleAfter    Duration `json:"idle_after" doc:"How long a machine beyond min and spare may have no claim before it is destroyed."`
 	StartTimeout Duration `json:"start_timeout" doc:"How long a created machine may take to join before it counts as failed."`
+
+	SessionsPerMachine int      `json:"sessions_per_machine" doc:"People on one machine; each holds that part of it. 4 unless given."`
+	SessionIdle        Duration `json:"session_idle" doc:"A session with no connection in which nothing lives ends after this."`
+	KeepMost           Duration `json:"keep_most" doc:"The longest that people may keep a session or put off a drain."`
+	Sudo               bool     `json:"sudo,omitempty" doc:"Whether people become root on its machines; these then mount only the homes of who is there."`
+	Record             bool     `json:"record,omitempty" doc:"Whether terminals are recorded; people are told."`
 }
 
 // Limits of a pool's numbers.

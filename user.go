@@ -12,6 +12,19 @@ type User struct {
 	UID     int    `json:"uid"`
 	Admin   bool   `json:"admin,omitempty"`
 	Created Time   `json:"created"`
+
+	Groups      []string `json:"groups,omitempty" doc:"Groups the user is in, beside the one of the same name."`
+	DefaultPool string   `json:"default_pool,omitempty" doc:"Where logins land that name no pool, instead of the door's."`
+	HasPassword bool     `json:"has_password,omitempty"`
+}
+
+// Group is a named set of users with an id that is the same everywhere. Its ids come from the
+// users' range, so no user and no other group ever has the same.
+type Group struct {
+	Name    string   `json:"name"`
+	GID     int      `json:"gid"`
+	Members []string `json:"members"`
+	Created Time     `json:"created"`
 }
 
 // Token is a credential of a user for the API. Its secret is shown once and

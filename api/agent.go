@@ -16,6 +16,7 @@ type EnrolRequest struct {
 	Machine string `json:"machine"`
 	Token   string `json:"token"`
 	CSR     string `json:"csr" doc:"PEM. The key never leaves the machine."`
+	HostKey string `json:"host_key,omitempty" doc:"Public host key of the machine's sshd, in the form of authorized_keys."`
 }
 
 // RenewRequest asks for a new certificate before the old one expires.
@@ -26,6 +27,7 @@ type RenewRequest struct {
 // EnrolResponse carries the machine's certificate.
 type EnrolResponse struct {
 	Certificate string `json:"certificate" doc:"PEM."`
+	SSHTrust    string `json:"ssh_trust,omitempty" doc:"The authority whose user certificates sshd accepts, in the form of authorized_keys; no sshd without it."`
 }
 
 // Directives is what the server wants of a machine: rows of desired state with a
@@ -35,6 +37,37 @@ type Directives struct {
 	Revision int64              `json:"revision"`
 	Attempts []AttemptDirective `json:"attempts,omitempty" doc:"In the order in which they should start."`
 	Jobs     []TaskSpec         `json:"jobs,omitempty" doc:"Every job that Attempts names."`
+	Sessions []SessionDirective `json:"sessions,omitempty"`
+}
+
+// SessionDirective is the wish for one session's part of a machine. It is idempotent by its identifier.
+type SessionDirective struct {
+	ID      int64            `json:"id"`
+	User    string           `json:"user"`
+	UID     int              `json:"uid"`
+	GID     int              `json:"gid"`
+	Groups  []GroupID        `json:"groups,omitempty"`
+	Home    string           `json:"home"`
+	Links   []Link           `json:"links,omitempty" doc:"In the home, made as the user when missing."`
+	Sudo    bool             `json:"sudo,omitempty"`
+	Request dspool.Resources `json:"request"`
+	Motd    string           `json:"motd,omitempty" doc:"Greets the user's terminals."`
+	Close   bool             `json:"close,omitempty" doc:"End everything of the user's on this machine that is no attempt."`
+	Reason  string           `json:"reason,omitempty"`
+}
+
+// GroupID is a group by name and number.
+type GroupID struct {
+	Name string `json:"name"`
+	GID  int    `json:"gid"`
+}
+
+// Link is a symbolic link: Path, relative to the home, points to Target, which is a directory that is
+// made, as the user, when it is missing and MakeTarget says so.
+type Link struct {
+	Path       string `json:"path"`
+	Target     string `json:"target"`
+	MakeTarget bool   `json:"make_target,omitempty"`
 }
 
 // AttemptDirective is the wish for one attempt. It is idempotent by its identifier.
@@ -65,6 +98,7 @@ type TaskSpec struct {
 // Report is what an agent says about its machine, batched.
 type Report struct {
 	Attempts []AttemptReport `json:"attempts,omitempty"`
+	Sessions []SessionReport `json:"sessions,omitempty"`
 	Health   dspool.Health   `json:"health"`
 	Reason   string          `json:"reason,omitempty"`
 }
@@ -77,4 +111,16 @@ type AttemptReport struct {
 	Reason   string           `json:"reason,omitempty" doc:"Such as \"out of memory (limit 1 GiB)\"."`
 	Started  *dspool.Time     `json:"started,omitempty"`
 	Ended    *dspool.Time     `json:"ended,omitempty"`
+}
+
+// SessionReport is the agent's verdict on one session.
+type SessionReport struct {
+	ID    int64               `json:"id"`
+	State dspool.SessionState `json:"state" enum:"open,closed"`
+	// Failed says why the session cannot be opened; State is then closed.
+	Failed string `json:"failed,omitempty"`
+	// Active and Activity are one verdict from all signals: terminals with recent input, processes that use
+	// the CPU, detached tmux, background processes.
+	Active   bool   `json:"active,omitempty"`
+	Activity string `json:"activity,omitempty" doc:"Such as \"python3 uses 97 % of a cpu\"."`
 }

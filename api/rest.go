@@ -24,6 +24,25 @@ import "github.com/dspool/dspool"
 //	GET    /users                                    → List[dspool.User]
 //	POST   /users                      AddUserRequest → 201 dspool.User
 //	DELETE /users/{name}                             → 204
+//	GET    /users/{name}                             → UserDetail
+//	PATCH  /users/{name}              ChangeUserRequest → dspool.User
+//	PUT    /users/{name}/password       PasswordRequest → 204
+//	GET    /users/{name}/keys                        → List[dspool.UserKey]
+//	POST   /users/{name}/keys             AddKeyRequest → 201 dspool.UserKey
+//	DELETE /users/{name}/keys?fingerprint=           → 204
+//	GET    /groups                                   → List[dspool.Group]
+//	POST   /login                         LoginRequest → Login   (password in the request; no other authentication)
+//	POST   /ssh/certificate         CertificateRequest → Certificate
+//	GET    /ssh/known_hosts                          → text/plain: lines for known_hosts of every door
+//	POST   /ssh/revocations        RevocationRequest → 204
+//	GET    /sessions?user=&pool=&all=&before=&limit= → List[dspool.Session], newest first
+//	GET    /sessions/{id}                            → SessionDetail
+//	POST   /sessions/{id}/keep             KeepRequest → dspool.Session
+//	DELETE /sessions/{id}?force=                     → 202 dspool.Operation
+//	GET    /doors                                    → List[dspool.Door]
+//	POST   /machines/{name}/cordon                   → dspool.Machine
+//	POST   /machines/{name}/uncordon                 → dspool.Machine
+//	POST   /machines/{name}/drain        DrainRequest → 202 dspool.Operation
 //	GET    /tokens?user=                             → List[dspool.Token]
 //	POST   /tokens                    AddTokenRequest → 201 NewToken
 //	DELETE /tokens/{id}                              → 204
@@ -180,4 +199,79 @@ type Usage struct {
 	By   string            `json:"by"`
 	Rows []dspool.UsageRow `json:"rows"`
 	Cost float64           `json:"cost"`
+}
+
+// UserDetail is a user with keys and sessions.
+type UserDetail struct {
+	dspool.User
+	Keys     []dspool.UserKey `json:"keys"`
+	Sessions []dspool.Session `json:"sessions"`
+}
+
+// ChangeUserRequest changes an account; what is absent stays.
+type ChangeUserRequest struct {
+	Admin       *bool     `json:"admin,omitempty"`
+	DefaultPool *string   `json:"default_pool,omitempty"`
+	Groups      *[]string `json:"groups,omitempty" doc:"All groups of the user from now on; missing ones are made."`
+}
+
+// PasswordRequest sets a password; an empty one removes it.
+type PasswordRequest struct {
+	Old string `json:"old,omitempty" doc:"Needed unless the caller is an administrator or the user has none."`
+	New string `json:"new" maxLength:"1024"`
+}
+
+// AddKeyRequest adds a public key.
+type AddKeyRequest struct {
+	Key string `json:"key" maxLength:"16384" doc:"A line of a .pub file."`
+}
+
+// LoginRequest trades a password for a token.
+type LoginRequest struct {
+	User     string          `json:"user"`
+	Password string          `json:"password" maxLength:"1024"`
+	Expires  dspool.Duration `json:"expires,omitempty" doc:"12h unless given, at most 30 days."`
+}
+
+// Login is a token got by password.
+type Login struct {
+	NewToken
+	User dspool.User `json:"account"`
+}
+
+// CertificateRequest asks for a short-lived user certificate for the doors.
+type CertificateRequest struct {
+	PublicKey string          `json:"public_key" maxLength:"16384" doc:"In the form of authorized_keys."`
+	Expires   dspool.Duration `json:"expires,omitempty" doc:"12h unless given, at most 24h."`
+}
+
+// Certificate is an OpenSSH user certificate.
+type Certificate struct {
+	Certificate string      `json:"certificate" doc:"In the form of authorized_keys."`
+	Serial      uint64      `json:"serial"`
+	Expires     dspool.Time `json:"expires"`
+}
+
+// RevocationRequest ends certificates and keys at once; one of its fields is given.
+type RevocationRequest struct {
+	Serial      uint64 `json:"serial,omitempty"`
+	Fingerprint string `json:"fingerprint,omitempty" doc:"Of a key, or of a certificate's key."`
+	Why         string `json:"why,omitempty" maxLength:"128"`
+}
+
+// SessionDetail is a session with its connections and latest events.
+type SessionDetail struct {
+	dspool.Session
+	Open   []dspool.Connection `json:"open" doc:"Its connections."`
+	Events []dspool.Event      `json:"events"`
+}
+
+// KeepRequest asks not to end a session for a time from now; 0 takes a former wish back.
+type KeepRequest struct {
+	For dspool.Duration `json:"for"`
+}
+
+// DrainRequest asks for a machine's end once nothing lives on it, or at the deadline.
+type DrainRequest struct {
+	Deadline dspool.Duration `json:"deadline,omitempty" doc:"From now; without it the machine waits for ever."`
 }

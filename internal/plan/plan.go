@@ -13,6 +13,7 @@ type Snapshot struct {
 	Pools       []Pool
 	Machines    []Machine // every machine that has not ended
 	Jobs        []Job     // every job with pending or placed tasks
+	Sessions    []Session // every session that has not closed, by identifier
 	Capacity    dspool.Resources
 	MaxMachines int // of the provider; 0 is no limit
 }
@@ -38,6 +39,22 @@ type Machine struct {
 	IdleSince        time.Time // since when it has had no claim; its creation if it never had one
 	Remove           string    // reason for which somebody asked for its removal; "" if nobody did
 	Attempts         []Attempt // in order of identifier
+}
+
+// Session is a session that has not closed. From placed to closing it holds Request of its Machine, as
+// an attempt's claim does; it never ends by itself while it has a connection or anything in it lives.
+type Session struct {
+	ID          int64
+	User        string
+	Pool        string
+	Machine     string // "" while it waits
+	State       dspool.SessionState
+	Request     dspool.Resources // its part of a machine; while it waits, that of the pool's first size
+	Connections int
+	Active      bool
+	LastActive  time.Time
+	KeepUntil   time.Time // zero if nobody asked to keep it
+	Since       time.Time // its creation: who waits longer comes first
 }
 
 // Attempt is an attempt placed on a machine and not ended. Those of a machine that fit it
@@ -73,6 +90,9 @@ type Plan struct {
 	Recall  []Recall
 	Create  []Create
 	Destroy []Destroy
+	Seat    []Seat         // waiting sessions that get a machine
+	Close   []CloseSession // sessions in which nothing lives any more
+	Queue   []Queued       // for every session that still waits, in order
 	Waiting []Waiting // for every job with pending tasks left after Place
 	Notes   []Note    // for every pool that should grow and does not
 	// WakeAt is when time alone will change the plan (a machine's idle time ends, a
@@ -105,6 +125,27 @@ type Create struct {
 type Destroy struct {
 	Machine string
 	Reason  string
+}
+
+// Seat gives a waiting session a machine that is ready.
+type Seat struct {
+	Session int64
+	Machine string
+	Request dspool.Resources // what it holds of that machine
+	Reason  string
+}
+
+// CloseSession ends a session.
+type CloseSession struct {
+	Session int64
+	Reason  string
+}
+
+// Queued is why a session waits, and its place among those that wait in its pool, from 1.
+type Queued struct {
+	Session  int64
+	Position int
+	Reason   string
 }
 
 // Waiting is why a job's pending tasks wait.

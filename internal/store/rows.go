@@ -18,6 +18,7 @@ type MachineRow struct {
 	Tries      int       // of the provider action under way
 	RetryAt    time.Time // not before then
 	AgentReady bool      // the agent has joined, perhaps before Create returned
+	HostKey    string    // public host key of its sshd, in the form of authorized_keys
 }
 
 // JobRow is a job with what the server alone knows of it.
@@ -89,4 +90,24 @@ type MachineInterval struct {
 	Price     float64 // per hour
 	From      time.Time
 	To        time.Time // now, while it lasts
+}
+
+// SessionRow is a session with what the server alone knows of it. From Placed to Ended it is also the
+// row that money is computed from: a session has one machine for its life.
+type SessionRow struct {
+	dspool.Session
+	UID      int
+	Share    float64 // part of its machine that it holds
+	Revision int64   // of what is wanted of it on its machine
+	Close    string  // reason for which its end is wanted; "" if it is not
+}
+
+// SessionInterval is a session as usage sees it.
+type SessionInterval struct {
+	Machine string
+	User    string
+	Session int64
+	Request dspool.Resources
+	From    time.Time
+	To      time.Time // now, while it lasts
 }

@@ -1,0 +1,113 @@
+package api
+
+import "github.com/dspool/dspool"
+
+// The gateway link. The gateway is a process of its own that holds no database and no long-lived
+// key but its doors' host keys; it asks the server, over a unix socket that only the host's root reaches
+// (STATE/gateway.sock), in JSON:
+//
+//	GET  /gateway/v1/directives?after=REVISION&wait=25s → GatewayDirectives
+//	POST /gateway/v1/authenticate   Proof        → Identity; 401 for every wrong proof alike
+//	POST /gateway/v1/sessions       OpenSession  → stream of SessionStep, one JSON value a line; the last is ready or failed
+//	POST /gateway/v1/certificate    MachineLogin → MachineCertificate
+//	POST /gateway/v1/connections    []ConnectionReport → 204; at least every 10 s, and at once when one ends
+
+// GatewayDirectives is what the server wants of the gateway.
+type GatewayDirectives struct {
+	Revision int64         `json:"revision"`
+	Doors    []dspool.Door `json:"doors"`
+	Trust    Trust         `json:"trust"`
+	End      []Notice      `json:"end,omitempty" doc:"Connections to be ended, with what their people are told."`
+	Tell     []Notice      `json:"tell,omitempty" doc:"What the terminals of connections are told."`
+}
+
+// Notice is a text for the person behind a connection.
+type Notice struct {
+	Connection string `json:"connection"`
+	Text       string `json:"text"`
+}
+
+// Trust says which user certificates count.
+type Trust struct {
+	Authorities []string `json:"authorities" doc:"Public keys in the form of authorized_keys."`
+	// Revoked holds serial numbers, fingerprints of keys and fingerprints of authorities.
+	RevokedSerials []uint64 `json:"revoked_serials,omitempty"`
+	RevokedKeys    []string `json:"revoked_keys,omitempty"`
+	HostCert       string   `json:"host_cert,omitempty" doc:"Host certificates for the doors' keys, in the form of authorized_keys, a line each."`
+}
+
+// Proof is what a person has shown at a door. Keys and certificates have been verified by the gateway:
+// the signature is of this key, and a certificate is valid now, for this user, from this address.
+type Proof struct {
+	User     string          `json:"user"`
+	From     string          `json:"from" doc:"Address and port."`
+	Protocol dspool.Protocol `json:"protocol"`
+	Method   string          `json:"method" enum:"key,certificate,password"`
+	Key      string          `json:"key,omitempty" doc:"Fingerprint of the key, or of the certificate's key."`
+	Serial   uint64          `json:"serial,omitempty"`
+	KeyID    string          `json:"key_id,omitempty"`
+	Password string          `json:"password,omitempty"`
+	// Probe asks whether a key would do, before its signature is known; nothing is recorded.
+	Probe bool `json:"probe,omitempty"`
+}
+
+// Identity is who came in.
+type Identity struct {
+	User  string `json:"user"`
+	UID   int    `json:"uid"`
+	Admin bool   `json:"admin,omitempty"`
+	Auth  string `json:"auth" doc:"For connections and events, such as \"key SHA256:…\"."`
+}
+
+// OpenSession asks for the user's session, and holds on until it can be used.
+type OpenSession struct {
+	Connection string          `json:"connection" doc:"Identifier that the gateway has made."`
+	User       string          `json:"user"`
+	Pool       string          `json:"pool,omitempty" doc:"The user's default, else the door's, unless given."`
+	DoorPool   string          `json:"door_pool,omitempty"`
+	Protocol   dspool.Protocol `json:"protocol"`
+	From       string          `json:"from"`
+	Auth       string          `json:"auth"`
+}
+
+// SessionStep is how far opening a session has come.
+type SessionStep struct {
+	Session  int64  `json:"session,omitempty"`
+	Message  string `json:"message" doc:"For the person who waits, such as \"starting lab-3\"."`
+	Position int    `json:"position,omitempty"`
+	// Estimate is how long it should still take, from past starts; 0 is unknown.
+	Estimate dspool.Duration `json:"estimate,omitempty"`
+	Ready    *MachineAccess  `json:"ready,omitempty"`
+	Failed   *dspool.Error   `json:"failed,omitempty"`
+}
+
+// MachineAccess is where the session lives.
+type MachineAccess struct {
+	Machine  string   `json:"machine"`
+	Address  string   `json:"address" doc:"Of the machine's sshd, with port."`
+	HostKeys []string `json:"host_keys" doc:"In the form of authorized_keys; no other is accepted."`
+	Record   bool     `json:"record,omitempty"`
+}
+
+// MachineLogin asks for a certificate with which the gateway logs into the machine of a session.
+type MachineLogin struct {
+	Connection string `json:"connection"`
+	Session    int64  `json:"session"`
+	PublicKey  string `json:"public_key" doc:"In the form of authorized_keys; made by the gateway, used once."`
+}
+
+// MachineCertificate lives minutes and is good for one user on one machine.
+type MachineCertificate struct {
+	Certificate string `json:"certificate" doc:"In the form of authorized_keys."`
+}
+
+// ConnectionReport says how a connection stands.
+type ConnectionReport struct {
+	ID        string      `json:"id"`
+	Session   int64       `json:"session"`
+	BytesIn   int64       `json:"bytes_in"`
+	BytesOut  int64       `json:"bytes_out"`
+	LastInput dspool.Time `json:"last_input" doc:"When the person last typed or sent something."`
+	Ended     bool        `json:"ended,omitempty"`
+	Why       string      `json:"why,omitempty"`
+}
