@@ -1,0 +1,115 @@
+// Command bench measures dspool against named peers in one run: the batch queue against Slurm,
+// the making of machines against bare runc, long queues against short ones. It starts everything
+// it measures, in directories and namespaces of its own, and leaves nothing behind.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+)
+
+// parts in the order in which they run. Slurm goes first, while no dspool server is there to
+// take its time.
+var parts = []string{"slurm", "tasks", "machines", "submit", "queue"}
+
+type options struct {
+	dspool, runc, out string
+	tasks             int
+	only              []string
+}
+
+func (o options) wants(part string) bool { return slices.Contains(o.only, part) }
+
+func main() {
+	// What runs in namespaces of its own is this program again.
+	if len(os.Args) > 2 {
+		switch os.Args[1] {
+		case "in-slurm":
+			inNamespaces(inSlurm, os.Args[2])
+		case "in-bare":
+			inNamespaces(inBare, os.Args[2])
+		}
+	}
+	var o options
+	only := flag.String("only", strings.Join(parts, ","), "`PARTS` to run")
+	flag.StringVar(&o.dspool, "dspool", "bin/dspool", "the dspool binary")
+	flag.StringVar(&o.runc, "runc", "bin/runc", "the runc binary that dspool uses")
+	flag.StringVar(&o.out, "out", "build/bench", "`DIR` for results.md and logs")
+	flag.IntVar(&o.tasks, "tasks", 1000, "tasks of the array that runs")
+	flag.Parse()
+	o.only = strings.Split(*only, ",")
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	defer stop()
+	ok, err := run(ctx, o)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+	}
+	if err != nil || !ok {
+		os.Exit(1)
+	}
+}
+
+// run measures and writes the report; ok says whether every aim was met.
+func run(ctx context.Context, o options) (ok bool, err error) {
+	if err := o.check(); err != nil {
+		return false, err
+	}
+	work, err := os.MkdirTemp("/var/tmp", "dspool-bench-")
+	if err != nil {
+		return false, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(work)) }()
+	// The machines' roots pass through it.
+	if err := os.Chmod(work, 0o711); err != nil {
+		return false, err
+	}
+	r := newReport(o)
+	var slurm *slurmResult
+	if o.wants("slurm") {
+		if slurm, err = measureSlurm(ctx, o, filepath.Join(work, "slurm")); err != nil {
+			return false, fmt.Errorf("measure slurm: %w", err)
+		}
+		r.slurm(*slurm)
+	}
+	if slices.ContainsFunc(parts[1:], o.wants) {
+		if err := measureDspool(ctx, o, filepath.Join(work, "state"), slurm, r); err != nil {
+			return false, err
+		}
+	}
+	return r.finish()
+}
+
+func (o *options) check() error {
+	if os.Geteuid() != 0 {
+		return errors.New("machines can only be made by root: run it as root")
+	}
+	for _, part := range o.only {
+		if !slices.Contains(parts, part) {
+			return fmt.Errorf("there is no part %q: choose from %s", part, strings.Join(parts, ","))
+		}
+	}
+	if o.tasks < 1 || o.tasks > 1000 {
+		return errors.New("-tasks must be from 1 to 1000, the longest array of an untuned Slurm")
+	}
+	for _, path := range []*string{&o.dspool, &o.runc, &o.out} {
+		abs, err := filepath.Abs(*path)
+		if err != nil {
+			return err
+		}
+		*path = abs
+	}
+	for _, binary := range []string{o.dspool, o.runc} {
+		if _, err := os.Stat(binary); err != nil {
+			return fmt.Errorf("%w: run `make build` first", err)
+		}
+	}
+	return os.MkdirAll(o.out, 0o755)
+}
