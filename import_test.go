@@ -42,7 +42,7 @@ var mayImport = map[string][]string{
 	"internal/gateway":     {"", "api", "internal/provider"},
 	"internal/cli":         {"", "api", "client", "internal/suggest"},
 
-	"internal/control":   {"", "api", "internal/asuser", "internal/auth", "internal/config", "internal/plan", "internal/store", "internal/usage"},
+	"internal/control":   {"", "api", "internal/asuser", "internal/auth", "internal/config", "internal/plan", "internal/store", "internal/suggest", "internal/usage"},
 	"internal/reconcile": {"", "internal/control", "internal/plan", "internal/provider", "internal/store"},
 	"internal/httpapi":   {"", "api", "internal/auth", "internal/control"},
 	"internal/server": {"", "api", "images", "internal/auth", "internal/config", "internal/control", "internal/httpapi", "internal/image",

@@ -27,7 +27,7 @@ func (c *Control) Enrol(ctx context.Context, req api.EnrolRequest) (api.EnrolRes
 			return err
 		}
 		right := subtle.ConstantTimeCompare([]byte(m.TokenHash), []byte(auth.HashSecret(req.Token))) == 1
-		if !right || m.TokenHash == "" || m.State.Ended() || (m.AgentKey != "" && m.AgentKey != hash) {
+		if !right || m.TokenHash == "" || m.State == dspool.Destroying || m.State.Ended() || (m.AgentKey != "" && m.AgentKey != hash) {
 			return auth.ErrUnauthenticated
 		}
 		m.AgentKey, m.AgentReady, m.Seen = hash, true, w.Now()
@@ -52,9 +52,9 @@ func (c *Control) MachineCreated(ctx context.Context, name, address string) erro
 		if err != nil || m.State.Ended() {
 			return err
 		}
-		m.Address, m.Tries, m.RetryAt = address, 0, time.Time{}
+		m.Address = address
 		if m.State == dspool.Creating {
-			m.State = dspool.Starting
+			m.State, m.Tries, m.RetryAt = dspool.Starting, 0, time.Time{}
 			if m.AgentReady {
 				if err := w.makeReady(&m); err != nil {
 					return err
@@ -76,26 +76,33 @@ func (w *work) makeReady(m *store.MachineRow) error {
 	})
 }
 
-// Renew gives a machine that still lives a new certificate.
+// Renew gives a machine that still lives a new certificate for the key that it enrolled with.
 func (c *Control) Renew(ctx context.Context, machine string, req api.RenewRequest) (api.EnrolResponse, error) {
-	key, _, err := auth.ParseRequest(req.CSR)
+	key, hash, err := auth.ParseRequest(req.CSR)
 	if err != nil {
 		return api.EnrolResponse{}, err
 	}
-	if err := c.Store.Read(ctx, func(tx *store.Tx) error { return agentOf(tx, machine) }); err != nil {
+	err = c.Store.Read(ctx, func(tx *store.Tx) error {
+		m, err := agentOf(tx, machine)
+		if err == nil && m.AgentKey != hash {
+			return auth.ErrUnauthenticated
+		}
+		return err
+	})
+	if err != nil {
 		return api.EnrolResponse{}, err
 	}
 	cert, err := c.Authority.SignMachine(machine, key, time.Now())
 	return api.EnrolResponse{Certificate: cert}, err
 }
 
-// agentOf refuses the agent of a machine that is no more.
-func agentOf(tx *store.Tx, machine string) error {
+// agentOf returns the machine of an agent and refuses that of one that is no more.
+func agentOf(tx *store.Tx, machine string) (store.MachineRow, error) {
 	m, err := tx.Machine(machine)
 	if dspool.ErrorCode(err) == dspool.NotFound || (err == nil && m.State.Ended()) {
-		return auth.ErrUnauthenticated
+		return m, auth.ErrUnauthenticated
 	}
-	return err
+	return m, err
 }
 
 // Directives returns what is wanted of a machine beyond revision after, waiting up to wait for it.
@@ -122,7 +129,7 @@ func (c *Control) Directives(ctx context.Context, machine string, after int64, w
 
 func (c *Control) directives(ctx context.Context, machine string, after int64) (d api.Directives, err error) {
 	err = c.Store.Read(ctx, func(tx *store.Tx) error {
-		if err := agentOf(tx, machine); err != nil {
+		if _, err := agentOf(tx, machine); err != nil {
 			return err
 		}
 		rows, revision, err := tx.ClaimsSince(machine, after)
@@ -175,125 +182,4 @@ func taskSpecs(tx *store.Tx, ids []int64) ([]api.TaskSpec, error) {
 		})
 	}
 	return specs, nil
-}
-
-// seenEvery is how exactly the store knows when an agent was last heard: writing each word
-// down would cost a transaction a heartbeat.
-const seenEvery = 20 * time.Second
-
-// Report takes an agent's word on its own machine's attempts and health. It returns once
-// everything is durable; reporting twice changes nothing.
-func (c *Control) Report(ctx context.Context, machine string, r api.Report) error {
-	return c.write(ctx, func(w *work) error {
-		m, err := w.Machine(machine)
-		if err != nil || m.State.Ended() {
-			return agentOf(w.Tx, machine)
-		}
-		if err := w.noteHealth(&m, r); err != nil {
-			return err
-		}
-		if len(r.Attempts) == 0 {
-			return nil
-		}
-		ids := make([]int64, len(r.Attempts))
-		reports := make(map[int64]api.AttemptReport, len(r.Attempts))
-		for i, a := range r.Attempts {
-			ids[i], reports[a.ID] = a.ID, a
-		}
-		rows, err := w.Attempts(ids)
-		if err != nil {
-			return err
-		}
-		l := newLedger(w)
-		if err := l.load(rows); err != nil {
-			return err
-		}
-		for _, row := range rows {
-			if err := l.reported(machine, row, reports[row.ID]); err != nil {
-				return err
-			}
-		}
-		return l.flush()
-	})
-}
-
-func (w *work) noteHealth(m *store.MachineRow, r api.Report) error {
-	health := r.Health
-	if health != dspool.Unhealthy {
-		health = dspool.Healthy
-	}
-	changed := m.State == dspool.Ready && (m.Health != health || m.HealthReason != r.Reason)
-	if !changed && w.Now().Sub(m.Seen) < seenEvery {
-		return nil
-	}
-	m.Seen = w.Now()
-	if changed {
-		m.Health, m.HealthReason = health, clip(r.Reason)
-		w.wake(topicPlan)
-		err := w.event(dspool.Event{
-			Actor: "machine " + m.Name, Kind: "machine." + string(health), Pool: m.Pool, Machine: m.Name,
-			Message: fmt.Sprintf("%s is %s", m.Name, health), Reason: m.HealthReason,
-		})
-		if err != nil {
-			return err
-		}
-	}
-	return w.UpdateMachine(*m)
-}
-
-// reported applies an agent's word on one attempt. A machine's root is not trusted: it speaks
-// for its own attempts only, and cannot call a task succeeded that never started.
-func (l *ledger) reported(machine string, row store.AttemptRow, r api.AttemptReport) error {
-	mine := false
-	desired := store.Run
-	for _, cl := range row.Claims {
-		if cl.Machine == machine {
-			mine, desired = true, cl.Desired
-		}
-	}
-	if !mine || row.State.Ended() {
-		return nil
-	}
-	o := outcome{State: r.State, ExitCode: r.ExitCode, Reason: clip(r.Reason), Started: r.Started, Ended: r.Ended}
-	switch r.State {
-	case dspool.TaskRunning:
-		if o.Started == nil {
-			now := l.Now()
-			o.Started = &now
-		}
-	case dspool.TaskCancelled:
-		if r.Started == nil && row.Started == nil && desired == store.Recall {
-			l.putBack(row)
-			return nil
-		}
-	case dspool.TaskSucceeded, dspool.TaskFailed:
-		if r.State == dspool.TaskFailed && desired == store.Cancel {
-			o.State, o.Reason = dspool.TaskCancelled, ""
-		}
-	default:
-		return nil
-	}
-	l.move(row, o)
-	if o.State == dspool.TaskFailed {
-		return l.event(dspool.Event{
-			Actor: "machine " + machine, Kind: "task.failed", Machine: machine, Job: row.Job, User: row.User,
-			Message: fmt.Sprintf("task %d of job %d failed", row.Index, row.Job), Reason: o.Reason,
-		})
-	}
-	return nil
-}
-
-// clip bounds what a machine may make us store and print.
-func clip(s string) string {
-	const most = 500
-	if len(s) > most {
-		s = s[:most] + "…"
-	}
-	clean := []rune(s)
-	for i, r := range clean {
-		if r < 0x20 || r == 0x7f {
-			clean[i] = ' '
-		}
-	}
-	return string(clean)
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 
 	"github.com/dspool/dspool"
 	"github.com/dspool/dspool/api"
@@ -146,26 +147,44 @@ func (w *work) conflicts(cfg *config.Config, changes []api.Change) (problems []c
 		}
 	}
 	for _, ch := range changes {
-		if ch.Action != "remove" || ch.Kind != "pool" {
-			continue
-		}
-		n, waiting := 0, 0
-		for _, m := range machines {
-			if m.Pool == ch.Name {
-				n++
+		switch {
+		case ch.Kind == "pool" && ch.Action == "remove":
+			n := howMany(machines, func(m store.MachineRow) bool { return m.Pool == ch.Name })
+			waiting := howMany(jobs, func(j store.JobRow) bool { return j.Spec.Pool == ch.Name })
+			if n+waiting > 0 {
+				problems = append(problems, cfg.ProblemAt("pool", ch.Name,
+					fmt.Sprintf("pool %s cannot be removed: it has %d machines and %d jobs", ch.Name, n, waiting), "cancel its jobs and wait until its machines are gone"))
 			}
-		}
-		for _, j := range jobs {
-			if j.Spec.Pool == ch.Name {
-				waiting++
+		case ch.Kind == "share" && ch.Action != "add":
+			// Machines have mounted it as it was, and jobs that have not ended write there.
+			mounted := map[string]bool{}
+			pools, err := w.Pools()
+			if err != nil {
+				return nil, err
 			}
-		}
-		if n+waiting > 0 {
-			problems = append(problems, cfg.ProblemAt("pool", ch.Name,
-				fmt.Sprintf("pool %s cannot be removed: it has %d machines and %d jobs", ch.Name, n, waiting), "cancel its jobs and wait until its machines are gone"))
+			for _, p := range pools {
+				mounted[p.Name] = slices.Contains(p.Shares, ch.Name)
+			}
+			n := howMany(machines, func(m store.MachineRow) bool { return mounted[m.Pool] })
+			waiting := howMany(jobs, func(j store.JobRow) bool { return j.Share == ch.Name })
+			if n+waiting > 0 {
+				verb := map[string]string{"remove": "removed", "change": "changed"}[ch.Action]
+				problems = append(problems, cfg.ProblemAt("share", ch.Name,
+					fmt.Sprintf("share %s cannot be %s: %d machines have mounted it and %d jobs write there", ch.Name, verb, n, waiting), "wait until they are gone"))
+			}
 		}
 	}
 	return problems, nil
+}
+
+func howMany[T any](list []T, match func(T) bool) int {
+	n := 0
+	for _, t := range list {
+		if match(t) {
+			n++
+		}
+	}
+	return n
 }
 
 // apply writes the configuration down. Users that the file does not name stay: they were
@@ -234,7 +253,7 @@ func (w *work) apply(who auth.Subject, current, cfg *config.Config, changes []ap
 	if len(changes) == 0 {
 		return nil
 	}
-	w.wake(topicPlan)
+	w.wake(topicPlan, TopicAccess)
 	return w.event(dspool.Event{Actor: who.Name(), Kind: "config.applied", Message: fmt.Sprintf("configuration applied: %d changes", len(changes))})
 }
 

@@ -22,7 +22,6 @@ type Options struct {
 	StateDir  string // shares without a path lie in its folder shares
 	Version   string
 	Capacity  dspool.Resources // of the hosts, overcommit multiplied in
-	Used      func() []string  // problems that reconcile knows of, for Status
 	Log       *slog.Logger
 }
 
@@ -34,6 +33,11 @@ type Control struct {
 	builds  sync.WaitGroup
 	base    context.Context // ends when the server stops; builds run under it
 	stop    context.CancelFunc
+
+	releasing sync.Mutex // held by ReleaseImages
+
+	mu       sync.Mutex
+	problems func() []string // see WatchProblems
 }
 
 // New makes a Control. Close ends what it does in the background.
@@ -43,10 +47,31 @@ func New(o Options) *Control {
 	return c
 }
 
-// Close stops running image builds and waits for them. They begin anew at the next start.
+// Stop lets go of everybody who waits for something to change and ends image builds, without
+// waiting for them.
+func (c *Control) Stop() { c.stop() }
+
+// Close is Stop, and waits for the image builds. They begin anew at the next start.
 func (c *Control) Close() {
 	c.stop()
 	c.builds.Wait()
+}
+
+// WatchProblems has Status ask fn for what an administrator should look at beyond what the store
+// knows, such as a provider that does not answer.
+func (c *Control) WatchProblems(fn func() []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.problems = fn
+}
+
+func (c *Control) otherProblems() []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.problems == nil {
+		return nil
+	}
+	return c.problems()
 }
 
 // Stopping returns a channel that closes when the server stops.
@@ -61,6 +86,7 @@ func (c *Control) Changed(topic string) <-chan struct{} { return c.hub.wait(topi
 const (
 	topicPlan   = "plan"
 	TopicEvents = "events"
+	TopicAccess = "access" // tokens end, people are removed or lose rights
 )
 
 // TopicJob is the topic of a job and its tasks.

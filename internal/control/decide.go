@@ -75,6 +75,9 @@ func (d *Decision) place(rows Rows, places []plan.Place, touched map[int64]bool)
 	for _, p := range places {
 		job := rows.Jobs[p.Job]
 		indices := job.Pending.Take(p.Count)
+		if len(indices) == 0 {
+			continue
+		}
 		for _, i := range indices {
 			attempts = append(attempts, store.AttemptRow{
 				Job: job.ID, Index: i, User: job.User, State: dspool.TaskAssigned, Reason: p.Reason, Assigned: d.Now(),
@@ -135,7 +138,11 @@ func (d *Decision) create(rows Rows, c plan.Create) error {
 	if err != nil {
 		return err
 	}
-	m := store.MachineRow{Disk: c.Size.Disk}
+	image, err := d.Image(pool.Image)
+	if err != nil {
+		return err
+	}
+	m := store.MachineRow{Disk: c.Size.Disk, ImageKey: image.Key}
 	m.Machine = dspool.Machine{
 		Name: name, Pool: c.Pool, Size: c.Size.Name, Resources: c.Size.Resources, Price: c.Size.Price, Image: pool.Image,
 		State: dspool.Creating, Reason: c.Reason, Health: dspool.HealthUnknown, Created: d.Now(),
@@ -205,11 +212,24 @@ func (c *Control) DestroyFailed(ctx context.Context, name string, cause error, w
 		}
 		m.Tries++
 		m.RetryAt = w.Now().Add(wait)
-		m.HealthReason = clip(fmt.Sprintf("removing it failed %d times: %v", m.Tries, cause))
+		m.HealthReason = clip(fmt.Sprintf("removing it failed %s: %v", times(m.Tries), cause))
 		m.Health = dspool.Unhealthy
 		w.wake(topicPlan)
-		return w.UpdateMachine(m)
+		if err := w.UpdateMachine(m); err != nil || m.Tries > 1 {
+			return err
+		}
+		return w.event(dspool.Event{
+			Actor: "server", Kind: "machine.stuck", Pool: m.Pool, Machine: name,
+			Message: name + " could not be removed; it is tried again until it is gone", Reason: clip(cause.Error()),
+		})
 	})
+}
+
+func times(n int) string {
+	if n == 1 {
+		return "once"
+	}
+	return fmt.Sprintf("%d times", n)
 }
 
 // MachineSilent records that a machine's agent has not been heard for too long. Nothing on it is

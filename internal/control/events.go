@@ -2,12 +2,41 @@ package control
 
 import (
 	"context"
+	"fmt"
+	"time"
 
 	"github.com/dspool/dspool"
 	"github.com/dspool/dspool/api"
 	"github.com/dspool/dspool/internal/auth"
 	"github.com/dspool/dspool/internal/store"
 )
+
+// settingRetention says how long events are kept, such as "30d"; DefaultRetention where it does not.
+const settingRetention = "events.retention"
+
+// DefaultRetention is how long events are kept unless the setting says otherwise.
+const DefaultRetention = 90 * 24 * time.Hour
+
+// PruneEvents forgets events that are older than their retention. What money and the state of
+// jobs are computed from lies elsewhere and stays.
+func (c *Control) PruneEvents(ctx context.Context) error {
+	return c.Store.Write(ctx, func(tx *store.Tx) error {
+		keep := DefaultRetention
+		text, err := tx.Setting(settingRetention)
+		if err != nil {
+			return err
+		}
+		if text != "" {
+			d, err := dspool.ParseDuration(text)
+			if err != nil {
+				return fmt.Errorf("read setting %s: %w", settingRetention, err)
+			}
+			keep = time.Duration(d)
+		}
+		_, err = tx.PruneEvents(tx.Now().Add(-keep))
+		return err
+	})
+}
 
 // EventQuery selects events after an id; Latest asks for the newest ones instead.
 type EventQuery struct {
@@ -39,7 +68,10 @@ func (c *Control) Events(ctx context.Context, who auth.Subject, q EventQuery) (l
 				events = events[:q.Limit]
 			}
 		}
-		list.Items = append(list.Items, events...)
+		for _, e := range events {
+			e.Reason = discreet(who, e.Reason)
+			list.Items = append(list.Items, e)
+		}
 		return err
 	})
 	return list, err

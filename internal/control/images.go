@@ -23,6 +23,8 @@ type Images interface {
 	Build(ctx context.Context, img dspool.Image, progress func(string)) (key string, bytes int64, err error)
 	// Has says whether the image of that key is there.
 	Has(key string) bool
+	// Held returns the keys that this installation holds.
+	Held() ([]string, error)
 	// Release lets go of an image; it is deleted when no other installation holds it.
 	Release(key string) error
 }
@@ -96,103 +98,157 @@ func (c *Control) build(img dspool.Image, op dspool.Operation) {
 			c.Log.Error("record progress of image build", "image", img.Name, "err", err)
 		}
 	}
-	key, bytes, err := c.Images.Build(c.base, img, progress)
+	c.releasing.Lock() // whoever releases now has not seen that this build runs
+	c.releasing.Unlock()
+	key, bytes, failed := c.Images.Build(c.base, img, progress)
 	if c.base.Err() != nil {
 		return
 	}
-	old := img.Key
-	written := c.write(c.base, func(w *work) error {
-		now := w.Now()
-		var failure *dspool.Error
-		if err != nil {
-			failure = dspool.Errorf(dspool.ErrorCode(err), "image %s could not be built: %w", img.Name, err)
-			var e *dspool.Error
-			if errors.As(err, &e) {
-				failure.Hint = e.Hint
-			}
-			img.State, img.Reason = dspool.ImageFailed, clip(err.Error())
-		} else {
-			img.State, img.Reason, img.Key, img.Bytes, img.Built = dspool.ImageReady, "", key, bytes, &now
-		}
-		if err := w.PutImage(img); err != nil {
-			return err
-		}
-		w.wake(topicPlan, TopicOperation(op.ID))
-		if err := w.endOperations(opBuildImage, img.Name, failure); err != nil {
-			return err
-		}
-		return w.event(dspool.Event{Actor: "server", Kind: "image." + string(img.State), Message: fmt.Sprintf("image %s is %s", img.Name, img.State), Reason: img.Reason})
+	stale := false // what it was built from is not what it is made of now
+	err := c.write(c.base, func(w *work) (err error) {
+		stale, err = w.built(img, key, bytes, failed)
+		return err
 	})
-	if written != nil {
-		c.Log.Error("record image build", "image", img.Name, "err", written)
+	if err != nil {
+		c.Log.Error("record image build", "image", img.Name, "err", err)
 		return
 	}
-	if img.State == dspool.ImageReady && old != "" && old != key {
-		c.releaseUnused(old)
+	c.ReleaseImages()
+	if stale {
+		if _, err := c.BuildImage(c.base, auth.Subject{Admin: true}, img.Name); err != nil {
+			c.Log.Error("build image again", "image", img.Name, "err", err)
+		}
 	}
 }
 
-// releaseUnused lets go of an image's former content unless a machine still stands on it.
-func (c *Control) releaseUnused(key string) {
-	used := false
-	err := c.Store.Read(c.base, func(tx *store.Tx) error {
+// built records how a build ended. Meanwhile the image may have got another recipe, or may be
+// no more.
+func (w *work) built(was dspool.Image, key string, bytes int64, failed error) (stale bool, err error) {
+	img, err := w.Image(was.Name)
+	if dspool.ErrorCode(err) == dspool.NotFound {
+		return false, w.endOperations(opBuildImage, was.Name, dspool.Errorf(dspool.Conflict, "image %s was removed while it was built", was.Name))
+	} else if err != nil {
+		return false, err
+	}
+	now := w.Now()
+	var failure *dspool.Error
+	if failed != nil {
+		failure = dspool.Errorf(dspool.ErrorCode(failed), "image %s could not be built: %w", img.Name, failed)
+		var e *dspool.Error
+		if errors.As(failed, &e) {
+			failure.Hint = e.Hint
+		}
+		img.State, img.Reason = dspool.ImageFailed, clip(failed.Error())
+	} else {
+		img.State, img.Reason, img.Key, img.Bytes, img.Built = dspool.ImageReady, "", key, bytes, &now
+	}
+	if err := w.PutImage(img); err != nil {
+		return false, err
+	}
+	w.wake(topicPlan)
+	if err := w.endOperations(opBuildImage, img.Name, failure); err != nil {
+		return false, err
+	}
+	return img.Recipe != was.Recipe, w.event(dspool.Event{
+		Actor: "server", Kind: "image." + string(img.State), Message: fmt.Sprintf("image %s is %s", img.Name, img.State), Reason: img.Reason,
+	})
+}
+
+// ReleaseImages lets go of content that no image has any more and no machine stands on.
+func (c *Control) ReleaseImages() {
+	c.releasing.Lock()
+	defer c.releasing.Unlock()
+	held, err := c.Images.Held() // first: what is held later is not looked at
+	if err != nil {
+		c.Log.Warn("list held images", "err", err)
+		return
+	}
+	used := map[string]bool{}
+	err = c.Store.Read(c.base, func(tx *store.Tx) error {
+		images, err := tx.Images()
+		if err != nil {
+			return err
+		}
+		for _, i := range images {
+			used[i.Key] = true
+			if i.State == dspool.ImageBuilding {
+				used = nil // its build may hold content that is not recorded yet
+				return nil
+			}
+		}
 		machines, err := tx.LiveMachines()
-		used = len(machines) > 0 // they do not say which content they began with
+		for _, m := range machines {
+			used[m.ImageKey] = true
+		}
 		return err
 	})
-	if err == nil && !used {
-		err = c.Images.Release(key)
+	if err != nil || used == nil {
+		return
 	}
-	if err != nil {
-		c.Log.Warn("release former image", "key", key, "err", err)
+	for _, key := range held {
+		if used[key] {
+			continue
+		}
+		if err := c.Images.Release(key); err != nil {
+			c.Log.Warn("release former image", "key", key, "err", err)
+		}
 	}
 }
 
 // EnsureImages builds what pools need and is not there: never built, interrupted, or made from
 // a recipe that has changed.
 func (c *Control) EnsureImages(ctx context.Context) error {
-	var names []string
-	err := c.write(ctx, func(w *work) error {
-		names = nil
-		pools, err := w.Pools()
+	var images []dspool.Image
+	needed := map[string]bool{}
+	err := c.Store.Read(ctx, func(tx *store.Tx) error {
+		pools, err := tx.Pools()
 		if err != nil {
 			return err
 		}
-		needed := map[string]bool{}
 		for _, p := range pools {
 			needed[p.Image] = true
 		}
-		images, err := w.Images()
+		images, err = tx.Images()
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	for _, img := range images {
+		key, wrong := c.Images.Key(img)
+		there := img.Key != "" && c.Images.Has(img.Key)
+		switch {
+		case wrong != nil:
+			err = c.changeImage(ctx, img, func(i *dspool.Image) { i.State, i.Reason = dspool.ImageFailed, clip(wrong.Error()) })
+		case img.Key != "" && !there:
+			err = c.changeImage(ctx, img, func(i *dspool.Image) { i.Key, i.State, i.Bytes, i.Built = "", dspool.ImageMissing, 0, nil })
+		}
 		if err != nil {
 			return err
 		}
-		for _, img := range images {
-			key, err := c.Images.Key(img)
-			if err != nil {
-				img.State, img.Reason = dspool.ImageFailed, clip(err.Error())
-				if err := w.PutImage(img); err != nil {
-					return err
-				}
-				continue
+		if wrong == nil && needed[img.Name] && (!there || img.Key != key || img.State != dspool.ImageReady) {
+			if _, err := c.BuildImage(ctx, auth.Subject{Admin: true}, img.Name); err != nil {
+				return fmt.Errorf("build image %s: %w", img.Name, err)
 			}
-			if img.Key != "" && !c.Images.Has(img.Key) {
-				img.Key, img.State = "", dspool.ImageMissing
-				if err := w.PutImage(img); err != nil {
-					return err
-				}
-			}
-			if needed[img.Name] && (img.Key != key || img.State != dspool.ImageReady) {
-				names = append(names, img.Name)
-			}
-		}
-		return nil
-	})
-	for _, name := range names {
-		if _, err := c.BuildImage(ctx, auth.Subject{Admin: true}, name); err != nil {
-			return fmt.Errorf("build image %s: %w", name, err)
 		}
 	}
-	return err
+	c.ReleaseImages()
+	return nil
+}
+
+// changeImage changes an image unless somebody else has meanwhile.
+func (c *Control) changeImage(ctx context.Context, was dspool.Image, fn func(*dspool.Image)) error {
+	return c.write(ctx, func(w *work) error {
+		img, err := w.Image(was.Name)
+		if dspool.ErrorCode(err) == dspool.NotFound {
+			return nil
+		} else if err != nil || img.State != was.State || img.Key != was.Key || img.State == dspool.ImageBuilding {
+			return err
+		}
+		fn(&img)
+		w.wake(topicPlan)
+		return w.PutImage(img)
+	})
 }
 
 // ResumeBuilds takes up the builds that the last server left running.
@@ -221,7 +277,6 @@ func (c *Control) RemoveImage(ctx context.Context, who auth.Subject, name string
 	if !auth.Can(who, auth.Change, auth.Config, "") {
 		return forbid("remove images")
 	}
-	key := ""
 	err := c.write(ctx, func(w *work) error {
 		img, err := w.Image(name)
 		if err != nil {
@@ -235,21 +290,23 @@ func (c *Control) RemoveImage(ctx context.Context, who auth.Subject, name string
 			return err
 		}
 		for _, m := range machines {
-			if m.Image == name {
+			if img.Key != "" && m.ImageKey == img.Key {
 				return dspool.Errorf(dspool.Conflict, "machine %s stands on image %s", m.Name, name).WithHint("wait until its machines are gone")
 			}
 		}
-		if key = img.Key; key == "" {
+		if img.Key == "" {
 			return dspool.Errorf(dspool.Conflict, "image %s is not built", name)
 		}
 		img.Key, img.State, img.Reason, img.Built, img.Bytes = "", dspool.ImageMissing, "removed by "+who.Name(), nil, 0
 		if err := w.PutImage(img); err != nil {
 			return err
 		}
+		w.wake(topicPlan)
 		return w.event(dspool.Event{Actor: who.Name(), Kind: "image.removed", Message: "image " + name + " removed"})
 	})
 	if err != nil {
 		return err
 	}
-	return c.Images.Release(key)
+	c.ReleaseImages()
+	return nil
 }

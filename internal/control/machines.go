@@ -12,6 +12,9 @@ import (
 	"github.com/dspool/dspool/internal/store"
 )
 
+// maxMachines is how many machines are listed at most.
+const maxMachines = 1000
+
 // Machines lists machines, newest first; all includes those that are gone.
 func (c *Control) Machines(ctx context.Context, who auth.Subject, pool string, all bool) (list api.List[dspool.Machine], err error) {
 	list.Items = []dspool.Machine{}
@@ -21,11 +24,21 @@ func (c *Control) Machines(ctx context.Context, who auth.Subject, pool string, a
 				return err
 			}
 		}
-		rows, err := tx.Machines(pool, all, 1000)
-		for _, r := range rows {
-			list.Items = append(list.Items, r.Machine)
+		rows, err := tx.Machines(pool, all, maxMachines+1)
+		if err != nil {
+			return err
 		}
-		return err
+		if list.More = len(rows) > maxMachines; list.More {
+			rows = rows[:maxMachines]
+		}
+		for _, r := range rows {
+			m, err := shown(tx, who, r)
+			if err != nil {
+				return err
+			}
+			list.Items = append(list.Items, m)
+		}
+		return nil
 	})
 	return list, err
 }
@@ -38,7 +51,9 @@ func (c *Control) Machine(ctx context.Context, who auth.Subject, name string) (d
 		if err != nil {
 			return err
 		}
-		d.Machine = row.Machine
+		if d.Machine, err = shown(tx, who, row); err != nil {
+			return err
+		}
 		open, err := tx.OpenAttempts(name)
 		if err != nil {
 			return err
@@ -52,9 +67,37 @@ func (c *Control) Machine(ctx context.Context, who auth.Subject, name string) (d
 			}
 		}
 		d.Events, err = tx.Events(store.EventFilter{Machine: name, Latest: true, Limit: 20, User: visibleTo(who)})
+		for i := range d.Events {
+			d.Events[i].Reason = discreet(who, d.Events[i].Reason)
+		}
 		return err
 	})
 	return d, err
+}
+
+// shown is a machine as a subject sees it. Attempts placed ahead wait on it and hold nothing yet:
+// they are left out of what is used.
+func shown(tx *store.Tx, who auth.Subject, row store.MachineRow) (dspool.Machine, error) {
+	m := row.Machine
+	m.Reason = discreet(who, m.Reason)
+	if m.Used.Fits(m.Resources) {
+		return m, nil
+	}
+	open, err := tx.OpenAttempts(m.Name)
+	m.Used, m.Claims = dspool.Resources{}, 0
+	for _, running := range []bool{true, false} {
+		for _, a := range open {
+			for _, cl := range a.Claims {
+				if cl.Machine != m.Name || (a.State == dspool.TaskRunning) != running {
+					continue
+				}
+				if sum := m.Used.Add(cl.Request); running || sum.Fits(m.Resources) {
+					m.Used, m.Claims = sum, m.Claims+1
+				}
+			}
+		}
+	}
+	return m, err
 }
 
 // visibleTo is whose events a subject sees besides those of nobody: "" is everybody's.
@@ -111,11 +154,17 @@ const (
 
 // MachineEnded records that nothing is left of a machine: its claims end, what ran on it is lost.
 func (c *Control) MachineEnded(ctx context.Context, name string) error {
-	return c.write(ctx, func(w *work) error {
+	former := false
+	err := c.write(ctx, func(w *work) error {
 		m, err := w.Machine(name)
 		if err != nil || m.State.Ended() {
 			return err
 		}
+		image, err := w.Image(m.Image)
+		if err != nil && dspool.ErrorCode(err) != dspool.NotFound {
+			return err
+		}
+		former = m.ImageKey != image.Key
 		why := fmt.Sprintf("its machine %s is gone: %s", name, cmp.Or(m.Failure, m.Reason))
 		if err := w.loseAttempts(name, why); err != nil {
 			return err
@@ -137,6 +186,10 @@ func (c *Control) MachineEnded(ctx context.Context, name string) error {
 			Message: fmt.Sprintf("%s is gone", name), Reason: cmp.Or(m.Failure, m.Reason),
 		})
 	})
+	if err == nil && former {
+		c.ReleaseImages()
+	}
+	return err
 }
 
 // MachineLost records a machine's fault and begins its end.

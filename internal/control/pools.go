@@ -147,7 +147,7 @@ func (c *Control) Sizes(ctx context.Context) (list api.List[dspool.Size], err er
 func (c *Control) Status(ctx context.Context, who auth.Subject) (s api.Status, err error) {
 	s = api.Status{
 		Version: c.Version, Installation: c.Store.Installation(), Started: c.started,
-		Hosts: api.HostStatus{Capacity: c.Capacity}, Images: []dspool.Image{}, Defaults: map[string]string{}, Problems: []string{},
+		Hosts: api.HostStatus{Capacity: c.Capacity}, Images: []dspool.Image{}, Defaults: map[string]string{}, Problems: append([]string{}, c.otherProblems()...),
 	}
 	err = c.Store.Read(ctx, func(tx *store.Tx) error {
 		if s.Pools, err = poolStatuses(tx); err != nil {

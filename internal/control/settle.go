@@ -71,11 +71,11 @@ type outcome struct {
 	Ended    *time.Time
 }
 
-// move takes an attempt to an outcome. One that its states do not allow changes nothing:
-// it has been reported before.
-func (l *ledger) move(a store.AttemptRow, o outcome) {
+// move takes an attempt to an outcome and says whether it did. One that its states do not
+// allow changes nothing: it has been reported before.
+func (l *ledger) move(a store.AttemptRow, o outcome) bool {
 	if a.State == o.State || !a.State.CanBecome(o.State) {
-		return
+		return false
 	}
 	job := l.jobs[a.Job]
 	count(&job.Tasks, a.State, -1)
@@ -111,6 +111,7 @@ func (l *ledger) move(a store.AttemptRow, o outcome) {
 		job.State = dspool.JobRunning
 	}
 	l.wake(TopicJob(a.Job), topicPlan)
+	return true
 }
 
 // putBack returns a recalled attempt that never started to the queue.

@@ -10,45 +10,56 @@ import (
 
 	"github.com/dspool/dspool"
 	"github.com/dspool/dspool/internal/asuser"
-	"github.com/dspool/dspool/internal/store"
 )
 
 // jobsFolder is the folder of a share in which jobs have their directories.
 const jobsFolder = "jobs"
 
-// makeUserTrees makes what a job's task finds on the shares: the user's home and the folder of
-// the user's jobs. Below that everything is made by the machine, as the user.
-func (w *work) makeUserTrees(user dspool.User, job *store.JobRow) error {
-	pool, err := w.Pool(job.Spec.Pool)
+// trees is what a job's task finds on the shares: the user's home and the folder of the user's
+// jobs. Below that everything is made by the machine, as the user.
+type trees struct {
+	user  dspool.User
+	jobs  dspool.Share
+	homes []dspool.Share
+}
+
+// treesOf finds out what trees a user's jobs in a pool need.
+func (w *work) treesOf(user dspool.User, poolName string) (t trees, err error) {
+	pool, err := w.Pool(poolName)
 	if err != nil {
-		return err
+		return t, err
 	}
 	name, err := w.Setting(settingJobsShare)
 	if err != nil {
-		return err
+		return t, err
 	}
 	if name == "" || !slices.Contains(pool.Shares, name) {
-		return dspool.Errorf(dspool.Invalid, "pool %s does not mount a share for jobs", pool.Name).
+		return t, dspool.Errorf(dspool.Invalid, "pool %s does not mount a share for jobs", pool.Name).
 			WithHint("set defaults.jobs_share to a share and name it under the pool's shares")
 	}
-	share, err := w.Share(name)
-	if err != nil {
+	t.user = user
+	if t.jobs, err = w.Share(name); err != nil {
+		return t, err
+	}
+	t.homes, err = w.homeShares()
+	return t, err
+}
+
+// make makes the trees. A share may be slow: no transaction waits for it.
+func (t trees) make() error {
+	if err := makeHome(t.user, t.homes); err != nil {
 		return err
 	}
-	job.Share, job.Dir = name, "" // the id is not known before the insert
-	if err := w.makeHome(user); err != nil {
-		return err
-	}
-	root, err := openShare(share)
+	root, err := openShare(t.jobs)
 	if err != nil {
 		return err
 	}
 	defer root.Close()
 	if err := root.MkdirOwned(asuser.Cred{}, jobsFolder, 0o755); err != nil {
-		return fmt.Errorf("make folder of jobs on share %s: %w", share.Name, err)
+		return fmt.Errorf("make folder of jobs on share %s: %w", t.jobs.Name, err)
 	}
-	if err := root.MkdirOwned(credOf(user.UID), jobsFolder+"/"+user.Name, 0o700); err != nil {
-		return fmt.Errorf("make folder of %s's jobs on share %s: %w", user.Name, share.Name, err)
+	if err := root.MkdirOwned(credOf(t.user.UID), jobsFolder+"/"+t.user.Name, 0o700); err != nil {
+		return fmt.Errorf("make folder of %s's jobs on share %s: %w", t.user.Name, t.jobs.Name, err)
 	}
 	return nil
 }
@@ -60,22 +71,22 @@ func JobDir(user string, id int64) string {
 
 func credOf(uid int) asuser.Cred { return asuser.Cred{UID: uid, GID: uid} }
 
-// makeHome makes a user's home on the share that is mounted at /home, if there is one.
-func (w *work) makeHome(user dspool.User) error {
+// homeShares are the shares mounted at /home: at most one of a pool, perhaps several of all.
+func (w *work) homeShares() ([]dspool.Share, error) {
 	shares, err := w.Shares()
-	if err != nil {
-		return err
-	}
+	return slices.DeleteFunc(shares, func(s dspool.Share) bool { return s.Mount != dspool.HomeMount }), err
+}
+
+// makeHome makes a user's home on every share of homes.
+func makeHome(user dspool.User, shares []dspool.Share) error {
 	for _, s := range shares {
-		if s.Mount != dspool.HomeMount {
-			continue
-		}
 		root, err := openShare(s)
 		if err != nil {
 			return err
 		}
-		defer root.Close()
-		if err := root.MkdirOwned(credOf(user.UID), user.Name, 0o700); err != nil {
+		err = root.MkdirOwned(credOf(user.UID), user.Name, 0o700)
+		root.Close()
+		if err != nil {
 			return fmt.Errorf("make home of %s: %w", user.Name, err)
 		}
 	}

@@ -1,7 +1,9 @@
 package control
 
 import (
+	"cmp"
 	"context"
+	"slices"
 	"time"
 
 	"github.com/dspool/dspool"
@@ -11,7 +13,8 @@ import (
 	"github.com/dspool/dspool/internal/usage"
 )
 
-// Usage computes the bill of a time, by user, pool or job. A user sees only the own lines.
+// Usage computes the bill of a time, by user, pool or job. A user sees only the own lines and, by
+// pool, the own part.
 func (c *Control) Usage(ctx context.Context, who auth.Subject, by string, from, to time.Time) (u api.Usage, err error) {
 	key, err := usage.ParseBy(by)
 	if err != nil {
@@ -43,11 +46,42 @@ func (c *Control) Usage(ctx context.Context, who auth.Subject, by string, from, 
 		return u, err
 	}
 	u = api.Usage{From: from, To: to, By: string(key), Rows: []dspool.UsageRow{}}
-	for _, row := range usage.Compute(machines, claims, key) {
+	fine := key
+	if key == usage.ByPool && !who.Admin {
+		fine = usage.ByJob // its rows say whose they are
+	}
+	for _, row := range usage.Compute(machines, claims, fine) {
 		if auth.Can(who, auth.See, auth.Bill, row.User) {
 			u.Rows = append(u.Rows, row)
 			u.Cost += row.Cost
 		}
 	}
+	if fine != key {
+		u.Rows = byPool(u.Rows)
+	}
 	return u, nil
+}
+
+// byPool adds up rows of jobs by their pool, dearest first.
+func byPool(rows []dspool.UsageRow) []dspool.UsageRow {
+	pools := map[string]*dspool.UsageRow{}
+	for _, r := range rows {
+		p := pools[r.Pool]
+		if p == nil {
+			p = &dspool.UsageRow{Key: r.Pool, Pool: r.Pool}
+			pools[r.Pool] = p
+		}
+		p.MachineSeconds += r.MachineSeconds
+		p.CPUSeconds += r.CPUSeconds
+		p.GiBSeconds += r.GiBSeconds
+		p.GPUSeconds += r.GPUSeconds
+		p.Tasks += r.Tasks
+		p.Cost += r.Cost
+	}
+	out := make([]dspool.UsageRow, 0, len(pools))
+	for _, p := range pools {
+		out = append(out, *p)
+	}
+	slices.SortFunc(out, func(a, b dspool.UsageRow) int { return cmp.Or(cmp.Compare(b.Cost, a.Cost), cmp.Compare(a.Key, b.Key)) })
+	return out
 }

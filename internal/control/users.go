@@ -58,7 +58,13 @@ func (w *work) addUser(who auth.Subject, name string, admin bool) (dspool.User, 
 	if err != nil {
 		return user, err
 	}
-	if err := w.makeHome(user); err != nil {
+	// Within the transaction, though a share may be slow: people are added seldom, and one without
+	// a home is not added.
+	homes, err := w.homeShares()
+	if err != nil {
+		return user, err
+	}
+	if err := makeHome(user, homes); err != nil {
 		return user, err
 	}
 	return user, w.event(dspool.Event{
@@ -97,15 +103,24 @@ func (c *Control) RemoveUser(ctx context.Context, who auth.Subject, name string)
 			return err
 		}
 		for _, j := range jobs {
-			if j.User == name && !j.Cancelling {
-				if err := w.cancelJob(&j, "user "+name+" was removed"); err != nil {
+			if j.User != name {
+				continue
+			}
+			// Cancelling one job may have ended those that wait for it.
+			if j, err = w.Job(j.ID); err != nil || j.State.Ended() || j.Cancelling {
+				if err != nil {
 					return err
 				}
+				continue
+			}
+			if err := w.cancelJob(&j, "user "+name+" was removed"); err != nil {
+				return err
 			}
 		}
 		if err := w.RemoveUser(name); err != nil {
 			return err
 		}
+		w.wake(TopicAccess)
 		return w.event(dspool.Event{Actor: who.Name(), Kind: "user.removed", User: name, Message: "user " + name + " removed; the files stay"})
 	})
 }
@@ -134,12 +149,12 @@ func (c *Control) AddToken(ctx context.Context, who auth.Subject, req api.AddTok
 	}
 	out.Secret = auth.NewSecret()
 	err = c.write(ctx, func(w *work) error {
+		if req.User != "" && !auth.Can(who, auth.Change, auth.Tokens, req.User) {
+			return forbid("make tokens for others")
+		}
 		user, err := w.actingUser(who, req.User)
 		if err != nil {
 			return err
-		}
-		if !auth.Can(who, auth.Change, auth.Tokens, user.Name) {
-			return forbid("make tokens for others")
 		}
 		out.Token = dspool.Token{ID: auth.NewID(), User: user.Name, Name: req.Name, Created: w.Now()}
 		if req.Expires > 0 {
@@ -166,6 +181,7 @@ func (c *Control) RevokeToken(ctx context.Context, who auth.Subject, id string) 
 		if err := w.DeleteToken(id); err != nil {
 			return err
 		}
+		w.wake(TopicAccess)
 		return w.event(dspool.Event{Actor: who.Name(), Kind: "token.revoked", User: t.User, Message: "token " + id + " of " + t.User + " revoked"})
 	})
 }
@@ -193,8 +209,13 @@ func (c *Control) Authenticate(ctx context.Context, secret string) (auth.Subject
 		who = auth.Subject{User: user.Name, Admin: user.Admin}
 		return err
 	})
-	if err == nil && stale { // when it was last used is worth a write a minute, not one a request
-		err = c.write(ctx, func(w *work) error { return w.TouchToken(token.ID, w.Now()) })
+	if err != nil {
+		return auth.Subject{}, err
 	}
-	return who, err
+	if stale { // when it was last used is worth a write a minute, not one a request
+		if err := c.write(ctx, func(w *work) error { return w.TouchToken(token.ID, w.Now()) }); err != nil {
+			c.Log.Warn("note use of token", "token", token.ID, "err", err) // with a full disk people still read
+		}
+	}
+	return who, nil
 }

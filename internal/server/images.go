@@ -86,6 +86,24 @@ func (s *imageStore) Build(ctx context.Context, img dspool.Image, progress func(
 	return built.Key, built.Bytes, s.store.Use(built.Key, s.installation, s.stateDir)
 }
 
+func (s *imageStore) Held() ([]string, error) {
+	all, err := s.store.List()
+	if err != nil {
+		return nil, err
+	}
+	var held []string
+	for _, img := range all {
+		users, err := s.store.Users(img.Key)
+		if err != nil {
+			return nil, err
+		}
+		if _, ours := users[s.installation]; ours {
+			held = append(held, img.Key)
+		}
+	}
+	return held, nil
+}
+
 func (s *imageStore) Release(key string) error {
 	if err := s.store.Unuse(key, s.installation); err != nil {
 		return err

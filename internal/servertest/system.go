@@ -256,6 +256,7 @@ type Images struct{}
 func (Images) Resolve(dspool.Image, ...string) (string, error) { return "recipe.yaml", nil }
 func (Images) Key(dspool.Image) (string, error)                { return "key", nil }
 func (Images) Has(string) bool                                 { return true }
+func (Images) Held() ([]string, error)                         { return nil, nil }
 func (Images) Release(string) error                            { return nil }
 func (Images) Build(context.Context, dspool.Image, func(string)) (string, int64, error) {
 	return "key", 1, nil

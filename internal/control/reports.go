@@ -1,0 +1,145 @@
+package control
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/dspool/dspool"
+	"github.com/dspool/dspool/api"
+	"github.com/dspool/dspool/internal/store"
+)
+
+// seenEvery is how exactly the store knows when an agent was last heard: writing each word
+// down would cost a transaction a heartbeat.
+const seenEvery = 20 * time.Second
+
+// maxReports bounds the transaction that a machine can make us do.
+const maxReports = 1000
+
+// Report takes an agent's word on its own machine's attempts and health. It returns once
+// everything is durable; reporting twice changes nothing.
+func (c *Control) Report(ctx context.Context, machine string, r api.Report) error {
+	if len(r.Attempts) > maxReports {
+		return dspool.Errorf(dspool.Invalid, "the report is about %d attempts", len(r.Attempts)).WithHint("at most %d at once", maxReports)
+	}
+	return c.write(ctx, func(w *work) error {
+		m, err := agentOf(w.Tx, machine)
+		if err != nil {
+			return err
+		}
+		if err := w.noteHealth(&m, r); err != nil {
+			return err
+		}
+		if len(r.Attempts) == 0 {
+			return nil
+		}
+		ids := make([]int64, len(r.Attempts))
+		reports := make(map[int64]api.AttemptReport, len(r.Attempts))
+		for i, a := range r.Attempts {
+			ids[i], reports[a.ID] = a.ID, a
+		}
+		rows, err := w.Attempts(ids)
+		if err != nil {
+			return err
+		}
+		l := newLedger(w)
+		if err := l.load(rows); err != nil {
+			return err
+		}
+		for _, row := range rows {
+			if err := l.reported(machine, row, reports[row.ID]); err != nil {
+				return err
+			}
+		}
+		return l.flush()
+	})
+}
+
+func (w *work) noteHealth(m *store.MachineRow, r api.Report) error {
+	health, reason := dspool.Healthy, ""
+	if r.Health == dspool.Unhealthy {
+		health, reason = dspool.Unhealthy, clip(r.Reason)
+	}
+	changed := m.State == dspool.Ready && (m.Health != health || m.HealthReason != reason)
+	if !changed && w.Now().Sub(m.Seen) < seenEvery {
+		return nil
+	}
+	m.Seen = w.Now()
+	if !changed {
+		return w.UpdateMachine(*m)
+	}
+	turned := m.Health != health
+	m.Health, m.HealthReason = health, reason
+	w.wake(topicPlan)
+	if err := w.UpdateMachine(*m); err != nil || !turned { // a reason that changes all the time is no event
+		return err
+	}
+	return w.event(dspool.Event{
+		Actor: "machine " + m.Name, Kind: "machine." + string(health), Pool: m.Pool, Machine: m.Name,
+		Message: fmt.Sprintf("%s is %s", m.Name, health), Reason: reason,
+	})
+}
+
+// reported applies an agent's word on one attempt. A machine's root is not trusted: it speaks
+// for its own attempts only, and cannot call a task succeeded that never started or cancelled
+// that nobody cancelled.
+func (l *ledger) reported(machine string, row store.AttemptRow, r api.AttemptReport) error {
+	i := slices.IndexFunc(row.Claims, func(cl store.ClaimRow) bool { return cl.Machine == machine })
+	if i < 0 || row.State.Ended() {
+		return nil
+	}
+	wish := row.Claims[i]
+	o := outcome{State: r.State, ExitCode: r.ExitCode, Reason: clip(r.Reason), Started: r.Started, Ended: r.Ended}
+	if o.ExitCode != nil && (*o.ExitCode < 0 || *o.ExitCode > 255) {
+		o.ExitCode = nil
+	}
+	ran := r.Started != nil || row.Started != nil
+	switch {
+	case r.State == dspool.TaskRunning:
+		if o.Started == nil {
+			now := l.Now()
+			o.Started = &now
+		}
+	case r.State == dspool.TaskSucceeded && ran:
+	case r.State == dspool.TaskSucceeded:
+		o.State, o.Reason = dspool.TaskFailed, "its machine reported success of a task that never started"
+	case r.State == dspool.TaskCancelled && wish.Desired == store.Recall && !ran:
+		l.putBack(row)
+		return nil
+	case r.State == dspool.TaskCancelled && wish.Desired == store.Cancel:
+		o.Reason = cmp.Or(wish.Why, o.Reason)
+	case r.State == dspool.TaskCancelled:
+		o.State, o.Reason = dspool.TaskFailed, "its machine gave it up: "+cmp.Or(o.Reason, "it did not say why")
+	case r.State == dspool.TaskFailed && wish.Desired == store.Cancel:
+		o.State, o.Reason = dspool.TaskCancelled, wish.Why
+	case r.State == dspool.TaskFailed:
+	default:
+		return nil
+	}
+	if !l.move(row, o) || o.State != dspool.TaskFailed {
+		return nil
+	}
+	return l.event(dspool.Event{
+		Actor: "machine " + machine, Kind: "task.failed", Machine: machine, Job: row.Job, User: row.User,
+		Message: fmt.Sprintf("task %d of job %d failed", row.Index, row.Job), Reason: o.Reason,
+	})
+}
+
+// clip bounds what a machine or a program may make us store and print: neither long nor with
+// characters that move a terminal's cursor or turn the text around.
+func clip(s string) string {
+	const most = 500
+	if len(s) > most {
+		s = s[:most] + "…"
+	}
+	return strings.Map(func(r rune) rune {
+		if dspool.CheckTitle("", string(r)) != nil {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(s, ""))
+}
