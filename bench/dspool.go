@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -130,11 +129,22 @@ func (s *server) stop() {
 
 func (s *server) pid() int { return s.cmd.Process.Pid }
 
-// remove ends the server and everything that an installation has on this host, whether its
-// server lives or not.
+// removeInstallation takes everything of a server that has ended from this host: machines,
+// network, control groups.
 func removeInstallation(ctx context.Context, dir string) error {
 	if _, err := os.Stat(filepath.Join(dir, "state.db")); err != nil {
 		return nil // it never came to be
+	}
+	// A killed run's server gets the signal to end at that moment, and needs one more to do so.
+	err := until(ctx, "the end of the server in "+dir, startWithin, func() (bool, error) {
+		lock, err := holdLock(filepath.Join(dir, "server.lock"))
+		if err != nil {
+			return false, nil
+		}
+		return true, lock.Close()
+	})
+	if err != nil {
+		return err
 	}
 	db, err := store.Open(ctx, filepath.Join(dir, "state.db"))
 	if err != nil {
@@ -144,7 +154,7 @@ func removeInstallation(ctx context.Context, dir string) error {
 	if err := db.Close(); err != nil {
 		return err
 	}
-	network, err := hostnet.Open(ctx, hostnet.Options{Installation: id, StateDir: filepath.Join(dir, "network"), Subnet: netip.Prefix{}, AgentPort: 8444})
+	network, err := hostnet.Open(ctx, hostnet.Options{Installation: id, StateDir: filepath.Join(dir, "network"), AgentPort: 8444})
 	if err != nil {
 		return err
 	}
@@ -160,7 +170,9 @@ func removeInstallation(ctx context.Context, dir string) error {
 	return nil
 }
 
-// until asks every few milliseconds until fn says yes.
+const askEvery = 5 * time.Millisecond
+
+// until calls fn again and again until it says yes.
 func until(ctx context.Context, what string, within time.Duration, fn func() (bool, error)) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, within, fmt.Errorf("%s: not within %s", what, within))
 	defer cancel()
@@ -172,7 +184,7 @@ func until(ctx context.Context, what string, within time.Duration, fn func() (bo
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
-		case <-time.After(5 * time.Millisecond):
+		case <-time.After(askEvery):
 		}
 	}
 }
@@ -230,7 +242,7 @@ func (s *server) waitImage(ctx context.Context) (image dspool.Image, err error) 
 	return image, err
 }
 
-// job submits a job and waits for its end; it must succeed.
+// run submits a job and waits for its end; it must succeed. It returns the time that took.
 func (s *server) run(ctx context.Context, spec dspool.JobSpec) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, tasksWithin)
 	defer cancel()

@@ -62,16 +62,24 @@ func run(ctx context.Context, o options) (ok bool, err error) {
 	if err := o.check(); err != nil {
 		return false, err
 	}
-	work, err := os.MkdirTemp("/var/tmp", "dspool-bench-")
+	if err := sweep(ctx); err != nil {
+		return false, err
+	}
+	work, remove, err := workDir()
 	if err != nil {
 		return false, err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(work)) }()
-	// The machines' roots pass through it.
-	if err := os.Chmod(work, 0o711); err != nil {
-		return false, err
-	}
+	defer func() { err = errors.Join(err, remove()) }()
 	r := newReport(o)
+	defer func() { // also of a run that broke off: what was measured was measured
+		var all bool
+		if len(r.rows)+len(r.notes) > 0 {
+			var failed error
+			all, failed = r.finish()
+			err = errors.Join(err, failed)
+		}
+		ok = all && err == nil
+	}()
 	var slurm *slurmResult
 	if o.wants("slurm") {
 		if slurm, err = measureSlurm(ctx, o, filepath.Join(work, "slurm")); err != nil {
@@ -84,7 +92,7 @@ func run(ctx context.Context, o options) (ok bool, err error) {
 			return false, err
 		}
 	}
-	return r.finish()
+	return true, nil
 }
 
 func (o *options) check() error {

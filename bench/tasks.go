@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -8,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/dspool/dspool"
@@ -81,12 +83,36 @@ func measureTasks(ctx context.Context, s *server, slurm *slurmResult, r *report)
 		if err != nil {
 			return err
 		}
+		if err := s.checkOutput(); err != nil {
+			return err
+		}
 		progress("dspool: %d tasks in %s", s.o.tasks, seconds(one))
 		took, spent = append(took, one), append(spent, after.minus(before))
 	}
 	r.tasks(took, spent, slurm)
 	_, err = s.resize(ctx, poolTasks, 0)
 	return err
+}
+
+// checkOutput makes sure that every task of the last job ran: each made files on the share.
+func (s *server) checkOutput() error {
+	jobs, err := filepath.Glob(filepath.Join(s.dir, "shares/team/jobs/ada/*"))
+	if err != nil {
+		return err
+	}
+	last := slices.MaxFunc(jobs, func(a, b string) int {
+		x, _ := strconv.Atoi(filepath.Base(a))
+		y, _ := strconv.Atoi(filepath.Base(b))
+		return cmp.Compare(x, y)
+	})
+	outputs, err := filepath.Glob(filepath.Join(last, "*", "stdout.txt"))
+	if err != nil {
+		return err
+	}
+	if len(outputs) != s.o.tasks {
+		return fmt.Errorf("%d of %d tasks left their output in %s", len(outputs), s.o.tasks, last)
+	}
+	return nil
 }
 
 // cost is where time on cores went.
