@@ -46,7 +46,7 @@ func main() {
 	flag.IntVar(&o.tasks, "tasks", 1000, "tasks of the array that runs")
 	flag.Parse()
 	o.only = strings.Split(*only, ",")
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
 	defer stop()
 	ok, err := run(ctx, o)
 	if err != nil {

@@ -25,7 +25,7 @@ func workDir() (dir string, remove func() error, err error) {
 	if err != nil {
 		return "", nil, errors.Join(err, os.RemoveAll(dir))
 	}
-	remove = func() error { return errors.Join(os.RemoveAll(dir), lock.Close()) }
+	remove = func() error { return errors.Join(removeCgroups(filepath.Base(dir)), os.RemoveAll(dir), lock.Close()) }
 	// The machines' roots pass through it.
 	if err := os.Chmod(dir, 0o711); err != nil {
 		return "", nil, errors.Join(err, remove())
@@ -50,7 +50,7 @@ func sweep(ctx context.Context) error {
 		}
 		progress("removing what a killed run left in %s", dir)
 		err = removeInstallation(ctx, filepath.Join(dir, "state"))
-		if err = errors.Join(err, lock.Close()); err == nil {
+		if err = errors.Join(err, removeCgroups(e.Name()), lock.Close()); err == nil {
 			err = os.RemoveAll(dir)
 		}
 		if err != nil {
@@ -71,4 +71,17 @@ func holdLock(file string) (*os.File, error) {
 		return nil, err
 	}
 	return f, nil
+}
+
+// removeCgroups removes those of a container whose runc was killed; it has no processes.
+func removeCgroups(name string) error {
+	var errs []error
+	for _, pattern := range []string{"/sys/fs/cgroup/" + name, "/sys/fs/cgroup/*/" + name} {
+		dirs, err := filepath.Glob(pattern)
+		errs = append(errs, err)
+		for _, dir := range dirs {
+			errs = append(errs, unix.Rmdir(dir))
+		}
+	}
+	return errors.Join(errs...)
 }
