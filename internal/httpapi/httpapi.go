@@ -43,6 +43,11 @@ func New(c *control.Control, ca []byte) *Server {
 	s.jobs()
 	s.streams()
 	s.mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte("ok\n")) })
+	s.api.OpenAPI().AddOperation(&huma.Operation{
+		OperationID: "ca", Method: http.MethodGet, Path: prefix + "/ca", Summary: "The authority that signs the server's certificate",
+		Security:  []map[string][]string{},
+		Responses: map[string]*huma.Response{"200": {Description: "OK", Content: map[string]*huma.MediaType{"application/x-pem-file": {}}}},
+	})
 	s.mux.HandleFunc("GET "+prefix+"/ca", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/x-pem-file")
 		w.Write(s.ca)
@@ -74,7 +79,12 @@ func (s *Server) Handler() http.Handler {
 			unauthenticated(w, err)
 			return
 		}
-		s.mux.ServeHTTP(w, r.WithContext(withSubject(r.Context(), who)))
+		ctx := withSubject(r.Context(), who)
+		ctx = context.WithValue(ctx, stillKey{}, func() bool {
+			now, err := s.control.Authenticate(r.Context(), secret)
+			return err == nil && now == who
+		})
+		s.mux.ServeHTTP(w, r.WithContext(ctx))
 	})
 }
 
@@ -116,6 +126,14 @@ func withSubject(ctx context.Context, who auth.Subject) context.Context {
 
 // subject is who asks; the handlers above have put it there before any route is reached.
 func subject(ctx context.Context) auth.Subject { return ctx.Value(subjectKey{}).(auth.Subject) }
+
+type stillKey struct{}
+
+// still says whether who asks may still do what it might when it asked.
+func still(ctx context.Context) bool {
+	fn, ok := ctx.Value(stillKey{}).(func() bool)
+	return !ok || fn()
+}
 
 // answer is a response with a JSON body.
 type answer[T any] struct{ Body T }

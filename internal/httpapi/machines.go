@@ -82,6 +82,7 @@ func (s *Server) operation(ctx context.Context, who auth.Subject, id, wait strin
 	case <-changed:
 	case <-timer.C:
 	case <-ctx.Done():
+	case <-s.control.Stopping():
 	}
 	return s.control.Operation(ctx, who, id)
 }

@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -38,7 +39,11 @@ func problemOf(err error) *problem {
 		return p
 	}
 	var e *dspool.Error
-	if !errors.As(err, &e) {
+	switch {
+	case errors.As(err, &e):
+	case errors.Is(err, context.Canceled):
+		e = dspool.Errorf(dspool.Unavailable, "the request was given up")
+	default:
 		// What went wrong inside may name files and keys: it is for the log, not for callers.
 		slog.Error("request failed", "err", err)
 		e = dspool.Errorf(dspool.Internal, "the server failed to do this").WithHint("its log says more")

@@ -36,12 +36,35 @@ func stream[I any](s *Server, path, id, summary, media string, open func(context
 			w.WriteHeader(http.StatusOK)
 			f := &flusher{w: w, c: http.NewResponseController(w)}
 			f.c.Flush()
-			if err := send(r.Context(), f); err != nil && r.Context().Err() == nil {
+			ctx, cancel := context.WithCancel(r.Context())
+			defer cancel()
+			go s.endWhenBarred(ctx, cancel)
+			if err := send(ctx, f); err != nil && r.Context().Err() == nil {
 				// The answer has begun: only breaking it off tells the client that it is not whole.
 				panic(http.ErrAbortHandler)
 			}
 		}}, nil
 	})
+}
+
+// endWhenBarred ends a stream when its token has ended or its user's rights have changed: a
+// stream may last for days, and who asked was looked at only once.
+func (s *Server) endWhenBarred(ctx context.Context, end func()) {
+	look := time.NewTicker(keepAlive) // tokens also expire
+	defer look.Stop()
+	for {
+		changed := s.control.Changed(control.TopicAccess)
+		if !still(ctx) {
+			end()
+			return
+		}
+		select {
+		case <-changed:
+		case <-look.C:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // flusher sends what is written at once.

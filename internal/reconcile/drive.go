@@ -19,9 +19,10 @@ func (l *Loop) drive(ctx context.Context, m store.MachineRow, v *view) (again ti
 	}
 	switch m.State {
 	case dspool.Creating:
-		l.act(m.Name, func() { l.create(ctx, m, v) })
+		l.act(m.Name, creating, func() { l.create(ctx, m, v) })
 	case dspool.Starting:
-		limit := m.Created.Add(time.Duration(v.pools[m.Pool].Policy.StartTimeout))
+		// It could not join while no server ran.
+		limit := later(m.Created, l.begun).Add(time.Duration(v.pools[m.Pool].Policy.StartTimeout))
 		if now.Before(limit) {
 			return limit
 		}
@@ -29,9 +30,16 @@ func (l *Loop) drive(ctx context.Context, m store.MachineRow, v *view) (again ti
 		l.failed(m.Pool, why)
 		l.lost(ctx, m.Name, why)
 	case dspool.Destroying:
-		l.act(m.Name, func() { l.destroy(ctx, m) })
+		l.act(m.Name, destroying, func() { l.destroy(ctx, m) })
 	}
 	return time.Time{}
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }
 
 func (l *Loop) create(ctx context.Context, m store.MachineRow, v *view) {
@@ -51,7 +59,8 @@ func (l *Loop) create(ctx context.Context, m store.MachineRow, v *view) {
 	if handle.Address.IsValid() {
 		address = handle.Address.String()
 	}
-	if err := l.Control.MachineCreated(ctx, m.Name, address); err != nil {
+	// Also when its time is up: it is there.
+	if err := l.Control.MachineCreated(context.WithoutCancel(ctx), m.Name, address); err != nil {
 		l.Log.Error("record created machine", "machine", m.Name, "err", err)
 	}
 }
@@ -61,9 +70,12 @@ func (l *Loop) make(ctx context.Context, m store.MachineRow, v *view) (provider.
 	if err != nil {
 		return provider.Handle{}, err
 	}
-	pool := v.pools[m.Pool]
+	pool, key := v.pools[m.Pool], m.ImageKey
+	if key == "" {
+		key = v.images[m.Image].Key // a row from before machines kept it
+	}
 	spec := provider.MachineSpec{
-		Name: m.Name, Resources: m.Resources, Disk: m.Disk, Image: l.ImageDir(v.images[m.Image].Key),
+		Name: m.Name, Resources: m.Resources, Disk: m.Disk, Image: l.ImageDir(key),
 		UIDs: v.uids, Internet: pool.Internet, Agent: boot,
 	}
 	spec.Agent.Machine, spec.Agent.Resources = m.Name, m.Resources
@@ -102,71 +114,4 @@ func (l *Loop) lost(ctx context.Context, name, why string) {
 	if err := l.Control.MachineLost(ctx, name, why); err != nil {
 		l.Log.Error("record fault of machine", "machine", name, "err", err)
 	}
-}
-
-// observe holds the provider's whole list against the store: a machine that should be there
-// and is not, or is dead, has a fault; a thing of ours that the store does not know is swept.
-func (l *Loop) observe(ctx context.Context) {
-	// A machine may be recorded while the list is made. Only one that was known before the
-	// list and is not in it has vanished; only one unknown after it is to be swept.
-	before, err := l.live(ctx)
-	if err != nil {
-		l.Log.Error("read machines", "err", err)
-		return
-	}
-	list, err := l.Provider.List(ctx)
-	if err != nil {
-		if ctx.Err() == nil {
-			l.Log.Error("list machines of the provider", "err", err)
-		}
-		return
-	}
-	after, err := l.live(ctx)
-	if err != nil {
-		l.Log.Error("read machines", "err", err)
-		return
-	}
-	seen := map[string]provider.Observed{}
-	for _, o := range list {
-		seen[o.Name] = o
-		if _, known := after[o.Name]; !known {
-			l.act(o.Name, func() {
-				l.Log.Warn("sweep machine that the store does not know", "machine", o.Name)
-				if err := l.Provider.Destroy(ctx, o.Name); err != nil {
-					l.Log.Error("sweep machine", "machine", o.Name, "err", err)
-				}
-			})
-		}
-	}
-	for name, m := range before {
-		if s := after[name].State; (m.State != dspool.Starting && m.State != dspool.Ready) || (s != dspool.Starting && s != dspool.Ready) {
-			continue
-		}
-		o, there := seen[name]
-		switch {
-		case !there:
-			l.lost(ctx, name, "it vanished from its host")
-		case !o.Running:
-			if m.State == dspool.Starting {
-				l.failed(m.Pool, "it ended while starting: "+o.Detail)
-			}
-			l.lost(ctx, name, "it ended: "+o.Detail)
-		case m.State == dspool.Ready && m.Health == dspool.Healthy && time.Since(m.Seen) > l.SilentAfter:
-			if err := l.Control.MachineSilent(ctx, name, l.SilentAfter); err != nil {
-				l.Log.Error("record silent machine", "machine", name, "err", err)
-			}
-		}
-	}
-	l.observed = true
-}
-
-func (l *Loop) live(ctx context.Context) (map[string]store.MachineRow, error) {
-	out := map[string]store.MachineRow{}
-	return out, l.Store.Read(ctx, func(tx *store.Tx) error {
-		rows, err := tx.LiveMachines()
-		for _, r := range rows {
-			out[r.Name] = r
-		}
-		return err
-	})
 }

@@ -25,6 +25,7 @@ type Options struct {
 	Log      *slog.Logger
 
 	ObserveEvery time.Duration // how often the provider is asked what is there; 2 s unless given
+	ListWithin   time.Duration // how long it may take to answer; 30 s unless given
 	SilentAfter  time.Duration // how long an agent may be silent; 60 s unless given
 	CreateWithin time.Duration // how long the provider may take to make a machine; 2 min unless given
 }
@@ -33,13 +34,26 @@ type Options struct {
 type Loop struct {
 	Options
 	mu       sync.Mutex
-	acting   map[string]bool   // machines for which the provider is at work
+	acting   map[string]action // machines for which the provider is at work
 	pools    map[string]*flaws // pools whose machines fail
+	fault    string            // why the provider could not be asked; "" if it could
 	kick     chan struct{}     // something ended that a pass should look at
-	look     chan struct{}     // the provider should be asked at once
+	lists    chan listed       // what the provider answered
 	actions  sync.WaitGroup
+	begun    time.Time
+	listing  bool // the provider is being asked
+	again    bool // ask once more as soon as it has answered
 	observed bool // the provider's list has been held against the store once
 }
+
+// action is what the provider does for a machine. Each kind has its own limit, so that slow
+// creations never hold up removals.
+type action int
+
+const (
+	creating action = iota
+	destroying
+)
 
 // flaws remembers how often making machines of a pool has failed in a row.
 type flaws struct {
@@ -52,12 +66,16 @@ type flaws struct {
 const (
 	actAtOnce = 8 // machines made or destroyed at the same time
 	retryPass = time.Second
+	tidyEvery = time.Hour
 )
 
 // New makes a Loop.
 func New(o Options) *Loop {
 	if o.ObserveEvery == 0 {
 		o.ObserveEvery = 2 * time.Second
+	}
+	if o.ListWithin == 0 {
+		o.ListWithin = 30 * time.Second
 	}
 	if o.SilentAfter == 0 {
 		o.SilentAfter = time.Minute
@@ -66,17 +84,19 @@ func New(o Options) *Loop {
 		o.CreateWithin = 2 * time.Minute
 	}
 	return &Loop{
-		Options: o, acting: map[string]bool{}, pools: map[string]*flaws{},
-		kick: make(chan struct{}, 1), look: make(chan struct{}, 1),
+		Options: o, acting: map[string]action{}, pools: map[string]*flaws{},
+		kick: make(chan struct{}, 1), lists: make(chan listed, 1),
 	}
 }
 
 // Run decides and acts until ctx ends, then waits for the provider calls under way.
 func (l *Loop) Run(ctx context.Context) error {
 	defer l.actions.Wait()
-	observe, alarm := time.NewTimer(0), time.NewTimer(time.Hour)
+	l.begun = time.Now()
+	observe, alarm, tidy := time.NewTimer(0), time.NewTimer(time.Hour), time.NewTimer(0)
 	defer observe.Stop()
 	defer alarm.Stop()
+	defer tidy.Stop()
 	var exits <-chan string
 	if w, ok := l.Provider.(interface{ Exited() <-chan string }); ok {
 		exits = w.Exited()
@@ -110,12 +130,17 @@ func (l *Loop) Run(ctx context.Context) error {
 		case <-l.kick:
 		case <-alarm.C:
 		case <-exits:
-			l.observe(ctx)
-		case <-l.look:
-			l.observe(ctx)
+			l.ask(ctx)
 		case <-observe.C:
-			l.observe(ctx)
+			l.ask(ctx)
 			observe.Reset(l.ObserveEvery)
+		case got := <-l.lists:
+			l.observe(ctx, got)
+		case <-tidy.C:
+			if err := l.Control.PruneEvents(ctx); err != nil && ctx.Err() == nil {
+				l.Log.Error("prune events", "err", err)
+			}
+			tidy.Reset(tidyEvery)
 		}
 	}
 }
@@ -153,7 +178,7 @@ func (l *Loop) failed(pool, why string) {
 	f.until = f.at.Add(min(time.Second<<min(f.failures-1, 10), 5*time.Minute))
 }
 
-// joined forgets a pool's failures once a machine made after them has joined.
+// joined forgets a pool's failures once a machine has joined after them.
 func (l *Loop) joined(pool string, at time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -172,24 +197,36 @@ func (l *Loop) backoff(pool string) (until time.Time, last string) {
 }
 
 // act runs a provider call for a machine unless one runs already.
-func (l *Loop) act(name string, fn func()) {
+func (l *Loop) act(name string, what action, fn func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.acting[name] || len(l.acting) >= actAtOnce {
-		return
+	n := 0
+	for _, a := range l.acting {
+		if a == what {
+			n++
+		}
 	}
-	l.acting[name] = true
-	l.actions.Add(1)
-	go func() {
-		defer l.actions.Done()
-		defer l.kicked()
-		defer func() {
-			l.mu.Lock()
-			delete(l.acting, name)
-			l.mu.Unlock()
-		}()
+	if _, busy := l.acting[name]; busy || n >= actAtOnce {
+		return // what ends kicks, and the next pass or list tries again
+	}
+	l.acting[name] = what
+	l.actions.Go(func() {
 		fn()
-	}()
+		l.mu.Lock()
+		delete(l.acting, name)
+		l.mu.Unlock()
+		l.kicked()
+	})
+}
+
+// Problems says what an administrator should look at.
+func (l *Loop) Problems() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.fault == "" {
+		return nil
+	}
+	return []string{"the provider cannot be asked for its machines, and until it can nothing is concluded from what it said before: " + l.fault}
 }
 
 func explain(verb string, err error) string { return fmt.Sprintf("%s: %v", verb, err) }

@@ -256,8 +256,10 @@ func (s *Server) reconcile(o Options, ca *auth.Authority, prov provider.Provider
 	}
 	var ctx context.Context
 	ctx, s.loopStop = context.WithCancel(context.Background())
+	loop := reconcile.New(ro)
+	s.Control.WatchProblems(loop.Problems)
 	s.done.Go(func() {
-		if err := reconcile.New(ro).Run(ctx); err != nil && ctx.Err() == nil {
+		if err := loop.Run(ctx); err != nil && ctx.Err() == nil {
 			s.failed <- fmt.Errorf("reconcile: %w", err)
 		}
 	})
@@ -271,32 +273,3 @@ func (s *Server) AgentAddr() net.Addr { return s.agentAddr }
 
 // Failed yields the fault that ended a part of the server that should not end.
 func (s *Server) Failed() <-chan error { return s.failed }
-
-// stopWithin is how long requests under way may take to end.
-const stopWithin = 5 * time.Second
-
-// Close stops the server. Machines and what runs on them live on; the next server takes them over.
-func (s *Server) Close() {
-	if s.loopStop != nil {
-		s.loopStop()
-	}
-	if s.Control != nil {
-		s.Control.Close()
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), stopWithin)
-	defer cancel()
-	for _, srv := range s.servers {
-		if srv.Shutdown(ctx) != nil {
-			srv.Close()
-		}
-	}
-	s.done.Wait()
-	if s.store != nil {
-		if err := s.store.Close(); err != nil {
-			s.log.Error("close store", "err", err)
-		}
-	}
-	if s.lock != nil {
-		s.lock.Close()
-	}
-}

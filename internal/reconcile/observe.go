@@ -1,0 +1,136 @@
+package reconcile
+
+import (
+	"context"
+	"time"
+
+	"github.com/dspool/dspool"
+	"github.com/dspool/dspool/internal/provider"
+	"github.com/dspool/dspool/internal/store"
+)
+
+// listed is the provider's whole list, with the machines that were known before it was made.
+type listed struct {
+	before map[string]store.MachineRow
+	list   []provider.Observed
+	err    error
+}
+
+// ask has the provider list its machines, and observe look at the answer. Passes go on
+// meanwhile: a provider may take its time.
+func (l *Loop) ask(ctx context.Context) {
+	if l.again = l.listing; l.again {
+		return
+	}
+	l.listing = true
+	l.actions.Go(func() {
+		var got listed
+		if got.before, got.err = l.live(ctx); got.err == nil {
+			ctx, cancel := context.WithTimeout(ctx, l.ListWithin)
+			defer cancel()
+			got.list, got.err = l.Provider.List(ctx)
+		}
+		l.lists <- got // there is room: one is asked for at a time
+	})
+}
+
+// observe holds the provider's whole list against the store: a machine that should be there
+// and is not, or is dead, has a fault; a thing of ours that the store does not know is swept.
+func (l *Loop) observe(ctx context.Context, got listed) {
+	l.listing = false
+	if l.again {
+		defer l.ask(ctx)
+	}
+	l.noteFault(ctx, got.err)
+	if got.err != nil {
+		return
+	}
+	// A machine may be recorded while the list is made. Only one that was known before the
+	// list and is not in it has vanished; only one unknown after it is to be swept.
+	after, err := l.live(ctx)
+	if err != nil {
+		if ctx.Err() == nil {
+			l.Log.Error("read machines", "err", err)
+		}
+		return
+	}
+	seen := map[string]provider.Observed{}
+	for _, o := range got.list {
+		seen[o.Name] = o
+		if _, known := after[o.Name]; !known {
+			l.act(o.Name, destroying, func() { l.sweep(ctx, o.Name) })
+		}
+	}
+	for name, m := range got.before {
+		if now := after[name]; stands(m.State) && stands(now.State) {
+			o, there := seen[name]
+			l.compare(ctx, now, o, there)
+		}
+	}
+	l.observed = true
+}
+
+// stands says whether a machine of that state should be there.
+func stands(s dspool.MachineState) bool { return s == dspool.Starting || s == dspool.Ready }
+
+// compare looks at one machine that should be there.
+func (l *Loop) compare(ctx context.Context, m store.MachineRow, o provider.Observed, there bool) {
+	fault := ""
+	switch {
+	case !there:
+		fault = "it vanished from its host"
+	case !o.Running:
+		fault = "it ended: " + o.Detail
+	case m.State == dspool.Ready && m.Health == dspool.Healthy && time.Since(later(m.Seen, l.begun)) > l.SilentAfter:
+		if err := l.Control.MachineSilent(ctx, m.Name, l.SilentAfter); err != nil {
+			l.Log.Error("record silent machine", "machine", m.Name, "err", err)
+		}
+	}
+	if fault == "" {
+		return
+	}
+	if m.State == dspool.Starting {
+		fault += ", before it joined"
+		l.failed(m.Pool, fault)
+	}
+	l.lost(ctx, m.Name, fault)
+}
+
+func (l *Loop) sweep(ctx context.Context, name string) {
+	rows, err := l.live(ctx)
+	if _, known := rows[name]; known || err != nil {
+		return
+	}
+	l.Log.Warn("sweep machine that the store does not know", "machine", name)
+	ctx, cancel := context.WithTimeout(ctx, destroyWithin)
+	defer cancel()
+	if err := l.Provider.Destroy(ctx, name); err != nil {
+		l.Log.Error("sweep machine", "machine", name, "err", err)
+	}
+}
+
+// noteFault keeps why the provider could not be asked, and logs it when that changes.
+func (l *Loop) noteFault(ctx context.Context, err error) {
+	text := ""
+	if err != nil {
+		text = err.Error()
+	}
+	l.mu.Lock()
+	changed := l.fault != text
+	l.fault = text
+	l.mu.Unlock()
+	if err != nil && changed && ctx.Err() == nil {
+		l.Log.Error("list machines of the provider", "err", err)
+	}
+}
+
+func (l *Loop) live(ctx context.Context) (map[string]store.MachineRow, error) {
+	out := map[string]store.MachineRow{}
+	return out, l.Store.Read(ctx, func(tx *store.Tx) error {
+		rows, err := tx.LiveMachines()
+		for _, r := range rows {
+			out[r.Name] = r
+		}
+		return err
+	})
+}
