@@ -63,6 +63,15 @@ func (tx *Tx) revise(machines map[string]bool) error {
 	return nil
 }
 
+// machineRevision returns the latest revision given to what is wanted on a machine.
+func (tx *Tx) machineRevision(machine string) (revision int64, err error) {
+	err = tx.scan(`SELECT revision FROM machines WHERE name = ?`, []any{machine}, &revision)
+	if err == errNoRow {
+		err = notFound("machine", machine)
+	}
+	return revision, wrap(err, "read revision of %s", machine)
+}
+
 // SetDesired changes what is wanted of attempts, and why, in all their claims that have not
 // ended. Claims that change get one new revision; the others keep theirs, so asking again for the same
 // tells agents nothing new.
@@ -90,16 +99,11 @@ func (tx *Tx) SetDesired(ids []int64, d Desired, why string) error {
 
 // ClaimsSince returns the attempts, by identifier, that have a claim on machine which has not ended
 // and whose revision is above after, and the highest revision given out for that machine so far:
-// the after of the next question. NotFound if there is no such machine.
+// the after of the next question. Sessions on it have their revisions from the same count. NotFound if there is no such machine.
 func (tx *Tx) ClaimsSince(machine string, after int64) (rows []AttemptRow, revision int64, err error) {
-	if err := tx.scan(`SELECT revision FROM machines WHERE name = ?`, []any{machine}, &revision); err != nil {
-		if err == errNoRow {
-			err = notFound("machine", machine)
-		}
-		return nil, 0, wrap(err, "read revision of %s", machine)
-	}
-	if revision <= after {
-		return nil, revision, nil
+	revision, err = tx.machineRevision(machine)
+	if err != nil || revision <= after {
+		return nil, revision, err
 	}
 	rows, err = tx.attempts(openSince, machine, after)
 	if err != nil {

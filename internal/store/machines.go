@@ -12,13 +12,13 @@ import (
 const (
 	machineFixed   = `name, pool, size, cpus, memory, gpus, disk, price, created, image_key`
 	machineChanges = `image, state, reason, failure, cordoned, drain_by, health, health_reason, address, ready_at, ended, ` +
-		`token_hash, agent_key, seen, remove, tries, retry_at, agent_ready`
+		`token_hash, agent_key, seen, remove, tries, retry_at, agent_ready, host_key`
 	machineLive = `state NOT IN ('gone', 'failed')` // as the partial index says it
 )
 
 func machineChangeArgs(m MachineRow) []any {
 	return []any{m.Image, m.State, m.Reason, m.Failure, m.Cordoned, micros(m.DrainBy), m.Health, m.HealthReason, m.Address,
-		micros(m.ReadyAt), micros(m.Ended), m.TokenHash, m.AgentKey, stored(m.Seen), m.Remove, m.Tries, stored(m.RetryAt), m.AgentReady}
+		micros(m.ReadyAt), micros(m.Ended), m.TokenHash, m.AgentKey, stored(m.Seen), m.Remove, m.Tries, stored(m.RetryAt), m.AgentReady, m.HostKey}
 }
 
 func scanMachine(r row, m *MachineRow) error {
@@ -26,7 +26,7 @@ func scanMachine(r row, m *MachineRow) error {
 	err := r.Scan(&m.Name, &m.Pool, &m.Size, &cpus, &m.Memory, &m.GPUs, &m.Disk, &m.Price, timeIn{&m.Created}, &m.ImageKey,
 		&m.Image, &m.State, &m.Reason, &m.Failure, &m.Cordoned, maybeIn{&m.DrainBy}, &m.Health, &m.HealthReason, &m.Address,
 		maybeIn{&m.ReadyAt}, maybeIn{&m.Ended}, &m.TokenHash, &m.AgentKey, timeIn{&m.Seen}, &m.Remove, &m.Tries,
-		timeIn{&m.RetryAt}, &m.AgentReady, maybeIn{&m.IdleSince})
+		timeIn{&m.RetryAt}, &m.AgentReady, &m.HostKey, maybeIn{&m.IdleSince})
 	m.CPUs = fromMilli(cpus)
 	return err
 }
@@ -51,7 +51,7 @@ func (tx *Tx) InsertMachine(m MachineRow) error {
 	args := append([]any{tx.last.machine, m.Name, m.Pool, m.Size, toMilli(m.CPUs), m.Memory, m.GPUs, m.Disk, m.Price, stored(m.Created), m.ImageKey},
 		machineChangeArgs(m)...)
 	_, err := tx.exec(`INSERT INTO machines (id, `+machineFixed+`, `+machineChanges+`, revision)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0)`, args...)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0)`, args...)
 	if unique(err) {
 		return dspool.Errorf(dspool.Conflict, "machine %s exists already, or did", m.Name)
 	}
@@ -61,7 +61,7 @@ func (tx *Tx) InsertMachine(m MachineRow) error {
 // UpdateMachine changes a machine; NotFound if there is none of its name. Pool, size, resources,
 // disk, price, creation time and image key stay what they were inserted as.
 func (tx *Tx) UpdateMachine(m MachineRow) error {
-	n, err := tx.exec(`UPDATE machines SET (`+machineChanges+`) = (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) WHERE name = ?`,
+	n, err := tx.exec(`UPDATE machines SET (`+machineChanges+`) = (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) WHERE name = ?`,
 		append(machineChangeArgs(m), m.Name)...)
 	if err == nil && n == 0 {
 		return notFound("machine", m.Name)
@@ -101,8 +101,8 @@ func (tx *Tx) Machines(pool string, all bool, most int) ([]MachineRow, error) {
 	return ms, wrap(err, "list machines")
 }
 
-// machines returns the machines of a condition with what their open claims say of them; claims
-// narrows those.
+// machines returns the machines of a condition with what their open claims and sessions say of
+// them; claims narrows those.
 func (tx *Tx) machines(where string, args []any, order, claims string, claimArgs ...any) ([]MachineRow, error) {
 	ms, err := list(tx, scanMachine, `SELECT `+machineFixed+`, `+machineChanges+`, claim_ended FROM machines WHERE `+where+` `+order, args...)
 	if err != nil || len(ms) == 0 {
@@ -113,23 +113,27 @@ func (tx *Tx) machines(where string, args []any, order, claims string, claimArgs
 		sum dspool.Resources
 	}
 	uses := make(map[string]use, len(ms))
-	err = tx.each(`SELECT machine, count(*), sum(cpus), sum(memory), sum(gpus) FROM claims WHERE ended IS NULL `+claims+` GROUP BY machine`, claimArgs,
-		func(r row) error {
+	for _, held := range []string{`claims WHERE ended IS NULL `, `sessions WHERE ` + sessionPlaced + ` `} {
+		err := tx.each(`SELECT machine, count(*), sum(cpus), sum(memory), sum(gpus) FROM `+held+claims+` GROUP BY machine`, claimArgs, func(r row) error {
 			var name string
 			var u use
 			var cpus int64
 			err := r.Scan(&name, &u.n, &cpus, &u.sum.Memory, &u.sum.GPUs)
 			u.sum.CPUs = fromMilli(cpus)
-			uses[name] = u
+			uses[name] = use{u.n + uses[name].n, u.sum.Add(uses[name].sum)}
 			return err
 		})
+		if err != nil {
+			return nil, err
+		}
+	}
 	for i := range ms {
 		m := &ms[i]
 		u := uses[m.Name]
 		m.Used, m.Claims = u.sum, u.n
 		m.IdleSince = idleSince(m.Machine, m.IdleSince)
 	}
-	return ms, err
+	return ms, nil
 }
 
 // idleSince is the later of when m became ready and when its last claim ended; nil while it has

@@ -15,6 +15,8 @@ const (
 			FROM claims c JOIN attempts a ON a.id = c.attempt WHERE c.started < ? AND c.ended IS NULL
 		UNION ALL SELECT c.attempt, c.machine, a.user_name, a.job, c.cpus, c.memory, c.gpus, c.started, c.ended
 			FROM claims c JOIN attempts a ON a.id = c.attempt WHERE c.started < ? AND c.ended > ?`
+	sessionIntervals = `SELECT id, machine, user_name, cpus, memory, gpus, placed, ended FROM sessions WHERE placed < ? AND ended IS NULL
+		UNION ALL SELECT id, machine, user_name, cpus, memory, gpus, placed, ended FROM sessions WHERE placed < ? AND ended > ?`
 )
 
 // MachineIntervals returns, oldest machine first, when machines existed between from and to, cut to
@@ -37,6 +39,17 @@ func (tx *Tx) ClaimIntervals(from, to time.Time) ([]ClaimInterval, error) {
 		c.Request.CPUs = fromMilli(cpus)
 		return err
 	}, func(c *ClaimInterval) (*time.Time, *time.Time) { return &c.From, &c.To })
+}
+
+// SessionIntervals returns, oldest session first, when sessions held machines between from and to, cut
+// to that range and to now. Those that never got one are not among them.
+func (tx *Tx) SessionIntervals(from, to time.Time) ([]SessionInterval, error) {
+	return intervals(tx, sessionIntervals, from, to, func(r row, id *int64, s *SessionInterval) error {
+		var cpus int64
+		err := r.Scan(&s.Session, textIn{&s.Machine}, &s.User, &cpus, &s.Request.Memory, &s.Request.GPUs, timeIn{&s.From}, timeIn{&s.To})
+		*id, s.Request.CPUs = s.Session, fromMilli(cpus)
+		return err
+	}, func(s *SessionInterval) (*time.Time, *time.Time) { return &s.From, &s.To })
 }
 
 // intervals reads and cuts the rows of a query that wants to, to and from. A zero end is one that

@@ -2,77 +2,155 @@ package store
 
 import "github.com/dspool/dspool"
 
-const userColumns = `name, uid, admin, created`
+// A condition on users u may follow.
+const (
+	userSelect  = `SELECT u.name, u.uid, u.admin, u.created, u.default_pool, u.password IS NOT NULL FROM users u WHERE u.removed IS NULL`
+	groupsOfAll = `SELECT m.uid, g.name FROM members m JOIN groups g ON g.gid = m.gid JOIN users u ON u.uid = m.uid WHERE u.removed IS NULL`
+)
 
 func scanUser(r row, u *dspool.User) error {
-	return r.Scan(&u.Name, &u.UID, &u.Admin, timeIn{&u.Created})
+	return r.Scan(&u.Name, &u.UID, &u.Admin, timeIn{&u.Created}, &u.DefaultPool, &u.HasPassword)
+}
+
+// users reads users in order of name, with their groups.
+func (tx *Tx) users(where string, args ...any) ([]dspool.User, error) {
+	us, err := list(tx, scanUser, userSelect+where+` ORDER BY u.name`, args...)
+	if err != nil || len(us) == 0 {
+		return us, err
+	}
+	groups := map[int][]string{}
+	err = tx.each(groupsOfAll+where+` ORDER BY g.name`, args, func(r row) error {
+		var uid int
+		var group string
+		err := r.Scan(&uid, &group)
+		groups[uid] = append(groups[uid], group)
+		return err
+	})
+	for i := range us {
+		us[i].Groups = groups[us[i].UID]
+	}
+	return us, err
 }
 
 // Users returns the users that have not been removed, in order of name.
 func (tx *Tx) Users() ([]dspool.User, error) {
-	out, err := list(tx, scanUser, `SELECT `+userColumns+` FROM users WHERE removed IS NULL ORDER BY name`)
-	return out, wrap(err, "list users")
+	us, err := tx.users(``)
+	return us, wrap(err, "list users")
 }
 
 // User returns the user called name; NotFound if there is none, or if it was removed.
 func (tx *Tx) User(name string) (dspool.User, error) {
-	u, found, err := one(tx, scanUser, `SELECT `+userColumns+` FROM users WHERE name = ? AND removed IS NULL`, name)
-	if err == nil && !found {
-		return u, notFound("user", name)
+	us, err := tx.users(` AND u.name = ?`, name)
+	if err == nil && len(us) == 0 {
+		return dspool.User{}, notFound("user", name)
 	}
-	return u, wrap(err, "read user %s", name)
+	if err != nil {
+		return dspool.User{}, wrap(err, "read user %s", name)
+	}
+	return us[0], nil
 }
 
-// AddUser adds a user with the lowest uid of ids that nobody has ever had, not even a removed
-// user of the same name. It returns Conflict if the user exists, Unavailable when ids are used up
-// and Invalid for a range that holds none or begins below 1.
+// uid is the id of a user that has not been removed; NotFound if there is none.
+func (tx *Tx) uid(name string) (int, error) {
+	uid, found, err := one(tx, scanID, `SELECT uid FROM users WHERE name = ? AND removed IS NULL`, name)
+	if err == nil && !found {
+		err = notFound("user", name)
+	}
+	return uid, err
+}
+
+// AddUser adds a user with the lowest uid of ids that no user and no group has ever had, not even a
+// removed user of the same name. It returns Conflict if the user, or a group of that name, exists,
+// Unavailable when ids are used up and Invalid for a range that holds none or begins below 1.
 func (tx *Tx) AddUser(name string, admin bool, ids dspool.UIDRange) (dspool.User, error) {
-	if ids.First < 1 || ids.Last < ids.First {
-		return dspool.User{}, dspool.Errorf(dspool.Invalid, "the range of user ids from %d to %d is not possible", ids.First, ids.Last)
+	if err := tx.freeName(name); err != nil {
+		return dspool.User{}, err
 	}
-	var uid int
-	err := tx.scan(`SELECT min(c.uid) FROM (SELECT ? AS uid UNION SELECT uid + 1 FROM users WHERE uid >= ?) c
-		WHERE NOT EXISTS (SELECT 1 FROM users u WHERE u.uid = c.uid)`, []any{ids.First, ids.First}, &uid)
+	uid, err := tx.freeID(ids)
 	if err != nil {
-		return dspool.User{}, wrap(err, "find a free uid")
-	}
-	if uid > ids.Last {
-		if _, err := tx.User(name); err == nil {
-			return dspool.User{}, userExists(name)
-		}
-		return dspool.User{}, dspool.Errorf(dspool.Unavailable, "all user ids from %d to %d have been given out", ids.First, ids.Last).
-			WithHint("widen the range of user ids; ids of removed users are never given again")
+		return dspool.User{}, err
 	}
 	u := dspool.User{Name: name, UID: uid, Admin: admin, Created: tx.now}
-	_, err = tx.exec(`INSERT INTO users (`+userColumns+`) VALUES (?, ?, ?, ?)`, u.Name, u.UID, u.Admin, stored(u.Created))
-	if unique(err) {
-		return dspool.User{}, userExists(name)
-	}
+	_, err = tx.exec(`INSERT INTO users (name, uid, admin, created) VALUES (?, ?, ?, ?)`, u.Name, u.UID, u.Admin, stored(u.Created))
 	return u, wrap(err, "add user %s", name)
 }
 
-func userExists(name string) error {
-	return dspool.Errorf(dspool.Conflict, "user %s exists already", name)
+// freeName returns Conflict if a user or a group has the name: on machines a user has a group of
+// the same name, and no name may mean two ids.
+func (tx *Tx) freeName(name string) error {
+	noun, found, err := one(tx, func(r row, noun *string) error { return r.Scan(noun) },
+		`SELECT 'user' FROM users WHERE name = ? AND removed IS NULL UNION ALL SELECT 'group' FROM groups WHERE name = ? AND removed IS NULL`, name, name)
+	if found {
+		return dspool.Errorf(dspool.Conflict, "%s %s exists already", noun, name)
+	}
+	return wrap(err, "find who is called %s", name)
+}
+
+// freeID returns the lowest id of a range that was never given to a user or a group.
+func (tx *Tx) freeID(ids dspool.UIDRange) (id int, err error) {
+	if ids.First < 1 || ids.Last < ids.First {
+		return 0, dspool.Errorf(dspool.Invalid, "the range of user ids from %d to %d is not possible", ids.First, ids.Last)
+	}
+	err = tx.scan(`SELECT min(c.id) FROM (SELECT ? AS id UNION SELECT uid + 1 FROM users WHERE uid >= ? UNION SELECT gid + 1 FROM groups WHERE gid >= ?) c
+		WHERE NOT EXISTS (SELECT 1 FROM users u WHERE u.uid = c.id) AND NOT EXISTS (SELECT 1 FROM groups g WHERE g.gid = c.id)`,
+		[]any{ids.First, ids.First, ids.First}, &id)
+	if err == nil && id > ids.Last {
+		return 0, dspool.Errorf(dspool.Unavailable, "all user ids from %d to %d have been given out", ids.First, ids.Last).
+			WithHint("widen the range of user ids; ids of removed users and groups are never given again")
+	}
+	return id, wrap(err, "find a free id")
 }
 
 // SetAdmin makes a user an administrator or no longer one; NotFound if there is no such user.
 func (tx *Tx) SetAdmin(name string, admin bool) error {
-	u, err := tx.User(name)
-	if err != nil || u.Admin == admin {
-		return err
+	return tx.setUser(name, `UPDATE users SET admin = ? WHERE uid = ? AND admin <> ?`, admin, admin)
+}
+
+// SetDefaultPool says where a user's logins land that name no pool; "" is where the door says.
+// NotFound if there is no such user.
+func (tx *Tx) SetDefaultPool(name, pool string) error {
+	return tx.setUser(name, `UPDATE users SET default_pool = ? WHERE uid = ? AND default_pool <> ?`, pool, pool)
+}
+
+// SetPassword keeps the hash of a user's password; "" removes it. NotFound if there is no such user.
+func (tx *Tx) SetPassword(name, hash string) error {
+	return tx.setUser(name, `UPDATE users SET password = ? WHERE uid = ? AND coalesce(password, '') <> ?`, text(hash), hash)
+}
+
+// setUser changes a column of a user from what is not old.
+func (tx *Tx) setUser(name, update string, value, old any) error {
+	uid, err := tx.uid(name)
+	if err == nil {
+		_, err = tx.exec(update, value, uid, old)
 	}
-	_, err = tx.exec(`UPDATE users SET admin = ? WHERE uid = ?`, admin, u.UID)
 	return wrap(err, "change user %s", name)
 }
 
-// RemoveUser removes a user and its tokens; its uid stays taken. NotFound if there is no such user.
+// PasswordHash returns the hash of a user's password; "" if there is none. NotFound if there is no such user.
+func (tx *Tx) PasswordHash(name string) (string, error) {
+	hash, found, err := one(tx, func(r row, hash *string) error { return r.Scan(textIn{hash}) },
+		`SELECT password FROM users WHERE name = ? AND removed IS NULL`, name)
+	if err == nil && !found {
+		return "", notFound("user", name)
+	}
+	return hash, wrap(err, "read password of user %s", name)
+}
+
+// RemoveUser removes a user with tokens, keys, password and memberships; the uid stays taken. NotFound
+// if there is no such user.
 func (tx *Tx) RemoveUser(name string) error {
-	n, err := tx.exec(`UPDATE users SET removed = ? WHERE name = ? AND removed IS NULL`, stored(tx.now), name)
-	if err == nil && n == 0 {
-		return notFound("user", name)
+	uid, err := tx.uid(name)
+	if err == nil {
+		_, err = tx.exec(`UPDATE users SET removed = ?, password = NULL WHERE uid = ?`, stored(tx.now), uid)
 	}
 	if err == nil {
 		_, err = tx.exec(`DELETE FROM tokens WHERE user_name = ?`, name)
+	}
+	if err == nil {
+		_, err = tx.exec(`DELETE FROM user_keys WHERE user_name = ?`, name)
+	}
+	if err == nil {
+		_, err = tx.exec(`DELETE FROM members WHERE uid = ?`, uid)
 	}
 	return wrap(err, "remove user %s", name)
 }

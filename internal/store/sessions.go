@@ -1,0 +1,182 @@
+package store
+
+import (
+	"strings"
+
+	"github.com/dspool/dspool"
+)
+
+// What UpdateSession may change; the rest says whose session it is, or is the store's own.
+const (
+	sessionFixed   = `id, user_name, uid, pool, created, revision`
+	sessionChanges = `machine, state, reason, position, cpus, memory, gpus, share, active, activity, last_active, ` +
+		`keep_until, placed, opened, ended, close`
+	sessionSelect = `SELECT ` + sessionFixed + `, ` + sessionChanges +
+		`, (SELECT count(*) FROM connections c WHERE c.session = s.id AND c.ended IS NULL) FROM sessions s`
+	sessionOpen   = `state <> 'closed'`                      // as the partial indices say it
+	sessionPlaced = `state IN ('placed', 'open', 'closing')` // likewise: what holds a part of a machine
+)
+
+func sessionChangeArgs(s *SessionRow) []any {
+	r := s.Request
+	return []any{text(s.Machine), string(s.State), s.Reason, s.Position, toMilli(r.CPUs), r.Memory, r.GPUs, s.Share, s.Active, s.Activity, stored(s.LastActive),
+		micros(s.KeepUntil), micros(s.Placed), micros(s.Opened), micros(s.Ended), s.Close}
+}
+
+func scanSession(r row, s *SessionRow) error {
+	var cpus int64
+	err := r.Scan(&s.ID, &s.User, &s.UID, &s.Pool, timeIn{&s.Created}, &s.Revision,
+		textIn{&s.Machine}, &s.State, &s.Reason, &s.Position, &cpus, &s.Request.Memory, &s.Request.GPUs, &s.Share, &s.Active, &s.Activity, timeIn{&s.LastActive},
+		maybeIn{&s.KeepUntil}, maybeIn{&s.Placed}, maybeIn{&s.Opened}, maybeIn{&s.Ended}, &s.Close, &s.Connections)
+	s.Request.CPUs = fromMilli(cpus)
+	return err
+}
+
+// InsertSession adds a session, waiting and created now unless it says otherwise, and gives it its
+// identifier: 1, 2, 3 and so on. Its revision is 0. Conflict if its user has one in that pool that
+// has not closed.
+func (tx *Tx) InsertSession(s *SessionRow) error {
+	if s.Created.IsZero() {
+		s.Created = tx.now
+	}
+	if s.State == "" {
+		s.State = dspool.SessionWaiting
+	}
+	id := tx.last.session + 1
+	args := append([]any{id, s.User, s.UID, s.Pool, stored(s.Created)}, sessionChangeArgs(s)...)
+	_, err := tx.exec(`INSERT INTO sessions (`+sessionFixed+`, `+sessionChanges+`)
+		VALUES (?, ?, ?, ?, ?, 0, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, args...)
+	if unique(err) {
+		return dspool.Errorf(dspool.Conflict, "user %s has a session in pool %s already", s.User, s.Pool)
+	}
+	if err != nil {
+		return wrap(err, "insert session of user %s", s.User)
+	}
+	tx.last.session, s.ID, s.Revision = id, id, 0
+	return nil
+}
+
+// UpdateSession changes a session; NotFound if there is none. Whose it is (user, uid, pool, creation
+// time) stays as inserted, its revision is [Tx.TouchRevision]'s, and the number of its connections is
+// counted. One that closes without an end of its own ends now. Conflict if a closed one would open
+// beside its user's next.
+func (tx *Tx) UpdateSession(s SessionRow) error {
+	if s.State == dspool.SessionClosed && s.Ended == nil {
+		s.Ended = &tx.now
+	}
+	n, err := tx.exec(`UPDATE sessions SET (`+sessionChanges+`) = (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) WHERE id = ?`,
+		append(sessionChangeArgs(&s), s.ID)...)
+	if err == nil && n == 0 {
+		return sessionNotFound(s.ID)
+	}
+	if unique(err) {
+		return dspool.Errorf(dspool.Conflict, "user %s has another session in pool %s", s.User, s.Pool)
+	}
+	if err == nil && s.Machine != "" && s.Ended != nil {
+		err = tx.free(map[string]int64{s.Machine: s.Ended.UnixMicro()})
+	}
+	return wrap(err, "update session %d", s.ID)
+}
+
+func sessionNotFound(id int64) error {
+	return dspool.Errorf(dspool.NotFound, "there is no session %d", id)
+}
+
+// Session returns a session, also a closed one; NotFound if there is none.
+func (tx *Tx) Session(id int64) (SessionRow, error) {
+	s, found, err := one(tx, scanSession, sessionSelect+` WHERE id = ?`, id)
+	if err == nil && !found {
+		return s, sessionNotFound(id)
+	}
+	return s, wrap(err, "read session %d", id)
+}
+
+// SessionOf returns the session of user in pool that has not closed, if there is one. The session of a
+// removed user is not that of another who has got the name.
+func (tx *Tx) SessionOf(user, pool string) (SessionRow, bool, error) {
+	s, found, err := one(tx, scanSession, sessionSelect+` WHERE `+sessionOpen+
+		` AND uid = (SELECT uid FROM users WHERE name = ? AND removed IS NULL) AND pool = ?`, user, pool)
+	return s, found, wrap(err, "find session of user %s in pool %s", user, pool)
+}
+
+// OpenSessions returns the sessions that have not closed, by identifier.
+func (tx *Tx) OpenSessions() ([]SessionRow, error) {
+	out, err := list(tx, scanSession, sessionSelect+` WHERE `+sessionOpen+` ORDER BY id`)
+	return out, wrap(err, "list open sessions")
+}
+
+// SessionFilter says which sessions are meant; its zero value is all that have not closed.
+type SessionFilter struct {
+	User, Pool, Machine string
+	All                 bool  // also those that have closed
+	Before              int64 // only those with a lower identifier
+	Limit               int   // at most so many; 0 is no limit
+}
+
+// Sessions returns sessions, newest first.
+func (tx *Tx) Sessions(f SessionFilter) ([]SessionRow, error) {
+	var where []string
+	var args []any
+	add := func(cond string, vs ...any) { where, args = append(where, cond), append(args, vs...) }
+	if f.User != "" {
+		add(`user_name = ?`, f.User)
+	}
+	if f.Pool != "" {
+		add(`pool = ?`, f.Pool)
+	}
+	if f.Machine != "" {
+		add(`machine = ?`, f.Machine)
+	}
+	if !f.All {
+		// A subquery, so that the database begins with the few.
+		add(`id IN (SELECT id FROM sessions WHERE ` + sessionOpen + `)`)
+	}
+	if f.Before > 0 {
+		add(`id < ?`, f.Before)
+	}
+	query := sessionSelect
+	if len(where) > 0 {
+		query += ` WHERE ` + strings.Join(where, ` AND `)
+	}
+	out, err := list(tx, scanSession, query+` ORDER BY id DESC LIMIT ?`, append(args, limit(f.Limit))...)
+	return out, wrap(err, "list sessions")
+}
+
+// TouchRevision gives what is wanted of a session a new revision, so that its machine is told.
+// NotFound if there is no such session, Conflict while it has no machine.
+func (tx *Tx) TouchRevision(id int64) error {
+	var machine string
+	found := false
+	err := tx.change(`UPDATE sessions SET revision = ? WHERE id = ? RETURNING machine`, []any{tx.last.revision + 1, id}, func(r row) error {
+		found = true
+		return r.Scan(textIn{&machine})
+	})
+	if err != nil {
+		return wrap(err, "revise session %d", id)
+	}
+	if !found {
+		return sessionNotFound(id)
+	}
+	tx.last.revision++
+	if machine == "" {
+		err := dspool.Errorf(dspool.Conflict, "session %d has no machine that could be told", id)
+		tx.doom(err)
+		return err
+	}
+	return tx.revise(map[string]bool{machine: true})
+}
+
+// SessionsSince returns the sessions, by identifier, that hold a part of machine and whose revision is
+// above after, and the highest revision given out for that machine so far, which is that of
+// [Tx.ClaimsSince] too. NotFound if there is no such machine.
+func (tx *Tx) SessionsSince(machine string, after int64) (rows []SessionRow, revision int64, err error) {
+	revision, err = tx.machineRevision(machine)
+	if err != nil || revision <= after {
+		return nil, revision, err
+	}
+	rows, err = list(tx, scanSession, sessionSelect+` WHERE `+sessionPlaced+` AND machine = ? AND revision > ? ORDER BY id`, machine, after)
+	if err != nil {
+		return nil, 0, wrap(err, "list sessions on %s", machine)
+	}
+	return rows, revision, nil
+}
