@@ -221,11 +221,8 @@ func (c *Client) CopyOutput(ctx context.Context, o Output, w io.Writer) (int64, 
 	begin, final := o.Offset, false
 	buf := make([]byte, 256<<10)
 	for {
-		n, err := c.copyOnce(ctx, o, w, buf)
+		n, err := c.copyOnce(ctx, o, w, buf, &back)
 		o.Offset += n
-		if n > 0 {
-			back.ok()
-		}
 		var mine *writeError
 		switch {
 		case errors.As(err, &mine):
@@ -250,11 +247,14 @@ func (c *Client) CopyOutput(ctx context.Context, o Output, w io.Writer) (int64, 
 	}
 }
 
+// lasting is how long a connection holds that is not broken from the start.
+const lasting = time.Second
+
 type writeError struct{ err error }
 
 func (e *writeError) Error() string { return e.err.Error() }
 
-func (c *Client) copyOnce(ctx context.Context, o Output, w io.Writer, buf []byte) (n int64, err error) {
+func (c *Client) copyOnce(ctx context.Context, o Output, w io.Writer, buf []byte, back *returning) (n int64, err error) {
 	q := query("offset", number(o.Offset), "follow", map[bool]string{true: "true"}[o.Follow])
 	resp, err := c.open(ctx, call{method: http.MethodGet, query: q,
 		path: []string{"jobs", number(o.Job), "tasks", number(o.Index), "output", o.Stream}}, "application/octet-stream")
@@ -262,6 +262,14 @@ func (c *Client) copyOnce(ctx context.Context, o Output, w io.Writer, buf []byte
 		return 0, err
 	}
 	defer resp.Body.Close()
+	// A task may say nothing for long: that its output could be opened once is enough to come
+	// back, but an output that breaks as soon as it is opened is not opened without end.
+	opened := time.Now()
+	defer func() {
+		if n > 0 || back.worked.IsZero() || time.Since(opened) > lasting {
+			back.ok()
+		}
+	}()
 	for {
 		m, err := resp.Body.Read(buf)
 		if m > 0 {

@@ -176,6 +176,26 @@ func TestOutputLosesNothingOverBrokenConnections(t *testing.T) {
 	}
 }
 
+func TestOutputOfASilentTaskIsTakenUpAgain(t *testing.T) {
+	t.Parallel()
+	var opens atomic.Int64
+	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case !strings.Contains(r.URL.Path, "/output/"):
+			reply(w, 200, dspool.Task{State: dspool.TaskSucceeded})
+		case opens.Add(1) == 1:
+			w.(http.Flusher).Flush()
+			panic(http.ErrAbortHandler) // the server is killed before the task said anything
+		case r.URL.Query().Get("offset") != "4":
+			_, _ = io.WriteString(w, "said")
+		}
+	})
+	var got bytes.Buffer
+	if _, err := c.CopyOutput(t.Context(), client.Output{Job: 1, Stream: "stdout", Follow: true}, &got); err != nil || got.String() != "said" {
+		t.Errorf("%q, %v", &got, err)
+	}
+}
+
 func TestOutputOfAJobCancelledBeforeItBeganEnds(t *testing.T) {
 	t.Parallel()
 	c := serve(t, func(w http.ResponseWriter, r *http.Request) {
