@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -113,14 +114,13 @@ func (s *Server) streams() {
 			Job     int64  `query:"job"`
 		}) (func(context.Context, *flusher) error, error) {
 			q := control.EventQuery{After: max(in.After, in.LastID), Pool: in.Pool, Machine: in.Machine, Job: in.Job}
-			if q.After == 0 {
-				newest, err := c.Events(ctx, who, control.EventQuery{Latest: true, Limit: 1})
-				if err != nil {
-					return nil, err
-				}
-				for _, e := range newest.Items {
-					q.After = e.ID
-				}
+			// Also where the beginning is given: what may not be seen is said before the answer begins.
+			newest, err := c.Events(ctx, who, control.EventQuery{Latest: true, Limit: 1, Job: in.Job})
+			if err != nil {
+				return nil, err
+			}
+			for _, e := range newest.Items {
+				q.After = cmp.Or(q.After, e.ID)
 			}
 			return func(ctx context.Context, f *flusher) error { return s.followEvents(ctx, who, q, f) }, nil
 		})

@@ -14,7 +14,6 @@ import (
 	"github.com/dspool/dspool"
 	"github.com/dspool/dspool/api"
 	"github.com/dspool/dspool/client"
-	"github.com/dspool/dspool/internal/agent"
 	"github.com/dspool/dspool/internal/agent/agenttest"
 	"github.com/dspool/dspool/internal/agent/initd"
 	"github.com/dspool/dspool/internal/config"
@@ -47,6 +46,7 @@ type Options struct {
 	Script func(spec provider.MachineSpec, try int) fake.Script // what is special about machines
 	Tasks  func(initd.Spec) agenttest.Outcome                   // how attempts go; agenttest.Commands unless given
 	Images control.Images                                       // images that are always there unless given
+	Silent time.Duration                                        // after which an agent counts as silent; as in life unless given
 	Log    bool                                                 // to the test's output
 }
 
@@ -58,6 +58,7 @@ type System struct {
 	Dir            string
 	Server         *server.Server
 	Provider       *fake.Provider
+	Steps          *Steps // where the system can be stopped
 
 	mu       sync.Mutex
 	machines map[string]*agenttest.Machine
@@ -76,7 +77,10 @@ func New(t testing.TB, o Options) *System {
 	if o.Images == nil {
 		o.Images = Images{}
 	}
-	s := &System{t: t, o: o, Dir: t.TempDir(), machines: map[string]*agenttest.Machine{}, kills: map[string]context.CancelFunc{}}
+	s := &System{
+		t: t, o: o, Dir: t.TempDir(), Steps: newSteps(),
+		machines: map[string]*agenttest.Machine{}, kills: map[string]context.CancelFunc{},
+	}
 	if err := os.WriteFile(s.configFile(), []byte(o.Config), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -89,7 +93,7 @@ func New(t testing.TB, o Options) *System {
 
 func (s *System) configFile() string { return filepath.Join(s.Dir, "team.yaml") }
 
-// Start starts the server, also after Stop: machines are still there.
+// Start starts the server, also after Stop or Kill: machines are still there.
 func (s *System) Start() {
 	s.t.Helper()
 	log := slog.New(slog.DiscardHandler)
@@ -100,12 +104,12 @@ func (s *System) Start() {
 		StateDir: s.Dir, Config: s.configFile(), Version: "test", Log: log,
 		AgentListen: s.agentListen(),
 		Provider: func(context.Context, string, *config.Config) (provider.Provider, error) {
-			return s.Provider, nil
+			return &probe{Provider: s.Provider, steps: s.Steps}, nil
 		},
 		Images: func(string) (control.Images, func(string) string, error) {
 			return s.o.Images, func(string) string { return "/" }, nil
 		},
-		Reconcile: reconcile.Options{ObserveEvery: 50 * time.Millisecond},
+		Reconcile: reconcile.Options{ObserveEvery: 50 * time.Millisecond, SilentAfter: s.o.Silent},
 	})
 	if err != nil {
 		s.t.Fatal(err)
@@ -126,110 +130,17 @@ func (s *System) agentListen() string {
 	return s.Server.AgentAddr().String()
 }
 
+// Stop stops the server as an administrator does.
+func (s *System) Stop() { s.Server.Close() }
+
+// Kill ends the server as kill -9 would.
+func (s *System) Kill() { s.Server.Kill() }
+
 // Restart stops the server and starts the next one on the same state.
 func (s *System) Restart() {
 	s.t.Helper()
-	s.Server.Close()
+	s.Stop()
 	s.Start()
-}
-
-// boot is a machine's inside: an init that outlives agents, and the agent, restarted when it is killed.
-func (s *System) boot(ctx context.Context, spec provider.MachineSpec) {
-	m := agenttest.NewMachine(s.o.Tasks)
-	s.mu.Lock()
-	s.machines[spec.Name] = m
-	s.mu.Unlock()
-	dir, err := os.MkdirTemp("", "dspool-agent-*")
-	if err != nil {
-		s.t.Error(err)
-		return
-	}
-	defer os.RemoveAll(dir)
-	for ctx.Err() == nil {
-		life, kill := context.WithCancel(ctx)
-		s.mu.Lock()
-		s.kills[spec.Name] = kill
-		s.mu.Unlock()
-		_ = agent.New(agent.Config{Boot: spec.Agent, Executor: m, Dir: dir, Grace: 20 * time.Millisecond}).Run(life)
-		kill()
-	}
-}
-
-// KillAgent ends the machine's agent; init starts the next one.
-func (s *System) KillAgent(machine string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if kill := s.kills[machine]; kill != nil {
-		kill()
-	}
-}
-
-// Machine returns the inside of a machine.
-func (s *System) Inside(name string) *agenttest.Machine {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.machines[name]
-}
-
-// Spawned returns how often every task of a job was started, on any machine.
-func (s *System) Spawned(job int64) map[int64]int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	n := map[int64]int{}
-	for _, m := range s.machines {
-		for _, spec := range m.Spawned() {
-			if spec.Job == job {
-				n[spec.Index]++
-			}
-		}
-	}
-	return n
-}
-
-// Patience is how long a condition of a test may take before the test fails.
-const Patience = 20 * time.Second
-
-// MustSubmit submits a job as the default user.
-func (s *System) MustSubmit(spec dspool.JobSpec) dspool.Job {
-	s.t.Helper()
-	job, err := s.Submit(s.t.Context(), api.SubmitRequest{JobSpec: spec})
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	return job
-}
-
-// MustEnd waits until a job has ended.
-func (s *System) MustEnd(id int64) dspool.Job {
-	s.t.Helper()
-	ctx, cancel := context.WithTimeout(s.t.Context(), Patience)
-	defer cancel()
-	job, err := s.WaitJob(ctx, id, nil)
-	if err != nil {
-		s.t.Fatalf("job %d has not ended: %v; it is %+v", id, err, job)
-	}
-	return job
-}
-
-// Until waits for a condition; what says what was waited for. Every change of the system is an
-// event, so the condition is looked at after each.
-func (s *System) Until(what string, ok func() bool) {
-	s.t.Helper()
-	deadline := time.After(Patience)
-	for {
-		changed := s.Server.Control.Changed(control.TopicEvents)
-		if ok() {
-			return
-		}
-		look := time.NewTimer(20 * time.Millisecond) // some conditions lie outside the store
-		select {
-		case <-changed:
-		case <-look.C:
-		case <-deadline:
-			s.t.Fatalf("waited %s for: %s", Patience, what)
-		}
-		look.Stop()
-	}
 }
 
 // As returns a client with a new token of a user, over TLS.
@@ -239,11 +150,17 @@ func (s *System) As(user string) *client.Client {
 	if err != nil {
 		s.t.Fatal(err)
 	}
+	return s.WithToken(token.Secret)
+}
+
+// WithToken returns a client that shows a secret, over TLS.
+func (s *System) WithToken(secret string) *client.Client {
+	s.t.Helper()
 	ca, err := s.CA(s.t.Context())
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	c, err := client.New(client.Options{URL: "https://" + s.Server.Addr().String(), Token: token.Secret, CA: ca})
+	c, err := client.New(client.Options{URL: "https://" + s.Server.Addr().String(), Token: secret, CA: ca})
 	if err != nil {
 		s.t.Fatal(err)
 	}
