@@ -30,7 +30,7 @@ import (
 //	parses json|csv FILE             wants all of FILE to be that, and not empty
 //	terminal N PLAY CMD...           runs CMD on a terminal (terminal_test.go)
 //	listen NAME                      opens port $NAME on all addresses of the host; `reached NAME` wants a connection
-//	kill9 init|agent MACHINE         kills that part of a machine of server main
+//	kill9 init|agent FILE            kills that part of the machine of server main that FILE names
 var commands = map[string]func(*testscript.TestScript, bool, []string){
 	"server": cmdServer,
 	"dspool": func(ts *testscript.TestScript, neg bool, args []string) {
@@ -47,6 +47,12 @@ var commands = map[string]func(*testscript.TestScript, bool, []string){
 	"listen":     cmdListen,
 	"reached":    cmdReached,
 	"kill9":      cmdKill9,
+}
+
+// set makes a variable for the script and for what it runs.
+func (w *world) set(ts *testscript.TestScript, key, value string) {
+	w.variables = append(w.variables, key)
+	ts.Setenv(key, value)
 }
 
 func usage(ts *testscript.TestScript, ok bool, text string) {
@@ -69,9 +75,9 @@ func cmdServer(ts *testscript.TestScript, neg bool, args []string) {
 		if name != "main" {
 			prefix = strings.ToUpper(name) + "_"
 		}
-		ts.Setenv(prefix+"INSTALLATION", s.installation)
-		ts.Setenv(prefix+"GATEWAY", s.gateway())
-		ts.Setenv(prefix+"URL", s.url)
+		w.set(ts, prefix+"INSTALLATION", s.installation)
+		w.set(ts, prefix+"GATEWAY", s.gateway())
+		w.set(ts, prefix+"URL", s.url)
 	case "stop":
 		ts.Check(s.end(syscall.SIGTERM))
 		if code := s.cmd.ProcessState.ExitCode(); code != 0 {
@@ -115,7 +121,7 @@ func prepare(ts *testscript.TestScript, args []string) *exec.Cmd {
 	cmd := exec.Command(program, args[1:]...)
 	cmd.SysProcAttr = attr
 	cmd.Dir = ts.MkAbs(".")
-	for _, k := range []string{"PATH", "HOME", "DSPOOL_STATE_DIR", "DSPOOL_URL", "DSPOOL_TOKEN", "DSPOOL_CA", "WORK", "SHARE", "HOMES"} {
+	for _, k := range append(w.variables, "PATH", "HOME", "WORK", "DSPOOL_STATE_DIR", "DSPOOL_URL", "DSPOOL_TOKEN", "DSPOOL_CA", "SHARE", "HOMES") {
 		if v := ts.Getenv(k); v != "" {
 			cmd.Env = append(cmd.Env, k+"="+v)
 		}
@@ -214,9 +220,10 @@ func cmdParses(ts *testscript.TestScript, neg bool, args []string) {
 
 // cmdKill9 kills a part of a machine from the host, as a crash or the kernel's memory killer would.
 func cmdKill9(ts *testscript.TestScript, neg bool, args []string) {
-	usage(ts, !neg && len(args) == 2, "kill9 init|agent MACHINE")
+	usage(ts, !neg && len(args) == 2, "kill9 init|agent FILE")
 	s := worldOf(ts).server("main")
-	group := fmt.Sprintf("/dspool-%s/%s", s.installation, args[1])
+	machine := strings.TrimSpace(ts.ReadFile(args[1]))
+	group := fmt.Sprintf("/dspool-%s/%s", s.installation, machine)
 	for _, pid := range processes() {
 		cmdline, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 		cgroup, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
@@ -225,5 +232,5 @@ func cmdKill9(ts *testscript.TestScript, neg bool, args []string) {
 			return
 		}
 	}
-	ts.Fatalf("machine %s has no process %s", args[1], args[0])
+	ts.Fatalf("machine %s has no process %s", machine, args[0])
 }

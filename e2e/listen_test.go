@@ -19,7 +19,8 @@ func cmdListen(ts *testscript.TestScript, neg bool, args []string) {
 	l, err := net.Listen("tcp", "0.0.0.0:0")
 	ts.Check(err)
 	s := &listener{Listener: l}
-	worldOf(ts).ports[args[0]] = s
+	w := worldOf(ts)
+	w.ports[args[0]] = s
 	go func() {
 		for {
 			conn, err := l.Accept()
@@ -30,8 +31,8 @@ func cmdListen(ts *testscript.TestScript, neg bool, args []string) {
 			conn.Close()
 		}
 	}()
-	ts.Setenv(args[0], strconv.Itoa(l.Addr().(*net.TCPAddr).Port))
-	ts.Setenv("HOSTIP", hostAddress())
+	w.set(ts, args[0], strconv.Itoa(l.Addr().(*net.TCPAddr).Port))
+	w.set(ts, "HOSTIP", hostAddress())
 }
 
 func cmdReached(ts *testscript.TestScript, neg bool, args []string) {

@@ -32,6 +32,8 @@ type world struct {
 	bin     string
 	servers map[string]*server
 	ports   map[string]*listener
+
+	variables []string // that commands here set
 }
 
 // server is one state directory and, while it runs, its process.

@@ -1,6 +1,7 @@
 package cgroup2_test
 
 import (
+	"cmp"
 	"errors"
 	"io/fs"
 	"os"
@@ -26,7 +27,7 @@ func baseDisk(t *testing.T, cache string) (file, key string) {
 	if _, err := os.Stat(file); !errors.Is(err, fs.ErrNotExist) {
 		return file, recipe.Key()
 	}
-	store, err := image.NewStore(filepath.Join(cache, "images"), image.Options{})
+	store, err := image.NewStore(cmp.Or(os.Getenv("DSPOOL_TEST_CACHE"), image.DefaultCache), image.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
