@@ -42,6 +42,7 @@ const (
 	Config    Kind = "config"    // pools, sizes, shares, images, apply, the host's own state
 	Machine   Kind = "machine"   //
 	Job       Kind = "job"       // with its tasks and output
+	Session   Kind = "session"   // with its connections
 	Account   Kind = "account"   // a user
 	Tokens    Kind = "tokens"    // a user's tokens
 	Bill      Kind = "bill"      // a user's usage
@@ -63,6 +64,7 @@ var rules = map[Kind]map[Action]who{
 	Config:    {See: everyone, Use: everyone, Change: admins},
 	Machine:   {See: everyone, Change: admins},
 	Job:       {See: owner, Change: owner},
+	Session:   {See: owner, Change: owner},
 	Account:   {See: owner, Change: admins},
 	Tokens:    {See: owner, Change: owner},
 	Bill:      {See: owner},

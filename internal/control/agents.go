@@ -31,6 +31,9 @@ func (c *Control) Enrol(ctx context.Context, req api.EnrolRequest) (api.EnrolRes
 			return auth.ErrUnauthenticated
 		}
 		m.AgentKey, m.AgentReady, m.Seen = hash, true, w.Now()
+		if m.HostKey, err = hostKey(req.HostKey); err != nil {
+			return err
+		}
 		if m.State == dspool.Starting {
 			if err := w.makeReady(&m); err != nil {
 				return err
@@ -42,7 +45,19 @@ func (c *Control) Enrol(ctx context.Context, req api.EnrolRequest) (api.EnrolRes
 		return api.EnrolResponse{}, err
 	}
 	cert, err := c.Authority.SignMachine(req.Machine, key, time.Now())
-	return api.EnrolResponse{Certificate: cert}, err
+	return api.EnrolResponse{Certificate: cert, SSHTrust: c.SSH.MachineTrust()}, err
+}
+
+// hostKey is the public key of a machine's sshd, which is pinned from now on; "" has no sshd.
+func hostKey(line string) (string, error) {
+	if line == "" {
+		return "", nil
+	}
+	key, _, err := auth.ParseKey(line)
+	if err != nil {
+		return "", err
+	}
+	return auth.KeyLine(key), nil
 }
 
 // MachineCreated records that the provider has made a machine; its agent may have joined before.
@@ -112,7 +127,7 @@ func (c *Control) Directives(ctx context.Context, machine string, after int64, w
 	for {
 		changed := c.Changed(TopicMachine(machine))
 		d, err := c.directives(ctx, machine, after)
-		if err != nil || len(d.Attempts) > 0 || wait <= 0 {
+		if err != nil || len(d.Attempts) > 0 || len(d.Sessions) > 0 || wait <= 0 {
 			return d, err
 		}
 		select {
@@ -137,6 +152,14 @@ func (c *Control) directives(ctx context.Context, machine string, after int64) (
 			return err
 		}
 		d.Revision = max(revision, after)
+		sessions, revision, err := tx.SessionsSince(machine, after)
+		if err != nil {
+			return err
+		}
+		d.Revision = max(revision, d.Revision)
+		if d.Sessions, err = sessionDirectives(tx, sessions); err != nil {
+			return err
+		}
 		var ids []int64
 		for _, a := range rows {
 			claim := a.Claims[0]

@@ -18,6 +18,8 @@ import (
 type Options struct {
 	Store     *store.Store
 	Authority *auth.Authority
+	SSH       *auth.SSHAuthority
+	HostNames []string // by which people reach the doors
 	Images    Images
 	StateDir  string // shares without a path lie in its folder shares
 	Version   string
@@ -38,11 +40,14 @@ type Control struct {
 
 	mu       sync.Mutex
 	problems func() []string // see WatchProblems
+
+	gateway *gatewayState
+	wrong   *wrongs
 }
 
 // New makes a Control. Close ends what it does in the background.
 func New(o Options) *Control {
-	c := &Control{Options: o, hub: newHub(), started: time.Now().UTC()}
+	c := &Control{Options: o, hub: newHub(), started: time.Now().UTC(), gateway: newGatewayState(), wrong: newWrongs()}
 	c.base, c.stop = context.WithCancel(context.Background())
 	return c
 }

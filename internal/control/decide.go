@@ -51,6 +51,9 @@ func (d *Decision) Enact(rows Rows, p plan.Plan) error {
 			return fmt.Errorf("destroy machine: %w", err)
 		}
 	}
+	if err := d.enactSessions(p); err != nil {
+		return fmt.Errorf("seat sessions: %w", err)
+	}
 	reasons := map[int64]string{}
 	for _, w := range p.Waiting {
 		reasons[w.Job] = w.Reason

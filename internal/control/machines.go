@@ -169,6 +169,9 @@ func (c *Control) MachineEnded(ctx context.Context, name string) error {
 		if err := w.loseAttempts(name, why); err != nil {
 			return err
 		}
+		if err := w.closeSessionsOf(name, why); err != nil {
+			return err
+		}
 		now := w.Now()
 		m.State, m.Ended, m.TokenHash = dspool.Gone, &now, ""
 		if m.Failure != "" {

@@ -23,8 +23,8 @@ const maxReports = 1000
 // Report takes an agent's word on its own machine's attempts and health. It returns once
 // everything is durable; reporting twice changes nothing.
 func (c *Control) Report(ctx context.Context, machine string, r api.Report) error {
-	if len(r.Attempts) > maxReports {
-		return dspool.Errorf(dspool.Invalid, "the report is about %d attempts", len(r.Attempts)).WithHint("at most %d at once", maxReports)
+	if n := max(len(r.Attempts), len(r.Sessions)); n > maxReports {
+		return dspool.Errorf(dspool.Invalid, "the report is about %d attempts or sessions", n).WithHint("at most %d at once", maxReports)
 	}
 	return c.write(ctx, func(w *work) error {
 		m, err := agentOf(w.Tx, machine)
@@ -32,6 +32,9 @@ func (c *Control) Report(ctx context.Context, machine string, r api.Report) erro
 			return err
 		}
 		if err := w.noteHealth(&m, r); err != nil {
+			return err
+		}
+		if err := w.sessionsReported(machine, r.Sessions); err != nil {
 			return err
 		}
 		if len(r.Attempts) == 0 {

@@ -174,6 +174,18 @@ func (w *work) fillSpec(s *dspool.JobSpec) error {
 		WithHint("the largest that fits is %s, size %s", largest.Resources, largest.Name)
 }
 
+// knownPool returns a pool that somebody has named.
+func (w *work) knownPool(name string) (dspool.Pool, error) {
+	if name == "" {
+		return dspool.Pool{}, dspool.Errorf(dspool.Invalid, "no pool is named").WithHint("`dspool pool list` shows all")
+	}
+	pool, err := w.Pool(name)
+	if dspool.ErrorCode(err) == dspool.NotFound {
+		return pool, w.unknownPool(name)
+	}
+	return pool, err
+}
+
 func (w *work) unknownPool(name string) error {
 	pools, err := w.Pools()
 	if err != nil {

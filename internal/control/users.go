@@ -117,6 +117,17 @@ func (c *Control) RemoveUser(ctx context.Context, who auth.Subject, name string)
 				return err
 			}
 		}
+		sessions, err := w.OpenSessions()
+		if err != nil {
+			return err
+		}
+		for _, s := range sessions {
+			if s.User == name {
+				if err := w.closeSession(&s, "user "+name+" was removed"); err != nil {
+					return err
+				}
+			}
+		}
 		if err := w.RemoveUser(name); err != nil {
 			return err
 		}

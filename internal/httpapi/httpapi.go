@@ -41,6 +41,7 @@ func New(c *control.Control, ca []byte) *Server {
 	s.machines()
 	s.people()
 	s.jobs()
+	s.sessions()
 	s.streams()
 	s.mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte("ok\n")) })
 	s.api.OpenAPI().AddOperation(&huma.Operation{
@@ -59,7 +60,7 @@ func New(c *control.Control, ca []byte) *Server {
 }
 
 // open are the paths that need no credential.
-var open = map[string]bool{"/healthz": true, prefix + "/ca": true, prefix + "/openapi.json": true, prefix + "/openapi.yaml": true}
+var open = map[string]bool{"/healthz": true, prefix + "/ca": true, prefix + "/login": true, prefix + "/ssh/known_hosts": true, prefix + "/openapi.json": true, prefix + "/openapi.yaml": true}
 
 // Handler serves the API to callers who show a token.
 func (s *Server) Handler() http.Handler {

@@ -67,6 +67,20 @@ func (l *Loop) snapshot(tx *store.Tx) (*view, error) {
 	if err != nil {
 		return nil, err
 	}
+	sessions, err := tx.OpenSessions()
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range sessions {
+		ps := plan.Session{
+			ID: s.ID, User: s.User, Pool: s.Pool, Machine: s.Machine, State: s.State, Request: s.Request,
+			Connections: s.Connections, Active: s.Active, LastActive: s.LastActive, Since: s.Created,
+		}
+		if s.KeepUntil != nil {
+			ps.KeepUntil = *s.KeepUntil
+		}
+		v.Sessions = append(v.Sessions, ps)
+	}
 	placed := map[string][]plan.Attempt{}
 	for _, a := range open {
 		for _, cl := range a.Claims {

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -92,6 +93,10 @@ func Start(ctx context.Context, o Options) (_ *Server, err error) {
 	if err != nil {
 		return nil, err
 	}
+	sshCA, err := auth.OpenSSHAuthority(filepath.Join(o.StateDir, "pki"))
+	if err != nil {
+		return nil, err
+	}
 	images, imageDir, err := s.images(o, installation)
 	if err != nil {
 		return nil, err
@@ -101,7 +106,7 @@ func Start(ctx context.Context, o Options) (_ *Server, err error) {
 		return nil, fmt.Errorf("open provider: %w", err)
 	}
 	s.Control = control.New(control.Options{
-		Store: s.store, Authority: ca, Images: images, StateDir: o.StateDir, Version: o.Version,
+		Store: s.store, Authority: ca, SSH: sshCA, HostNames: hostNames(cfg), Images: images, StateDir: o.StateDir, Version: o.Version,
 		Capacity: prov.Capabilities().Capacity, Log: o.Log,
 	})
 	if err := s.Control.ResumeBuilds(ctx); err != nil {
@@ -196,10 +201,15 @@ func (s *Server) serveAPI(o Options, ca *auth.Authority, cfg *config.Config) err
 		return err
 	}
 	s.serve(socket, rest.SocketHandler(), "socket")
+	gateway, err := listenSocket(filepath.Join(o.StateDir, "gateway.sock"), o.Log)
+	if err != nil {
+		return err
+	}
+	s.serve(gateway, httpapi.GatewayHandler(s.Control), "gateway link")
 	if cfg == nil || cfg.Server.Listen == "" {
 		return nil
 	}
-	tlsConfig, err := apiTLS(ca, cfg.Server)
+	tlsConfig, err := apiTLS(ca, cfg.Server, s.Control.HostNames)
 	if err != nil {
 		return err
 	}
@@ -214,7 +224,24 @@ func (s *Server) serveAPI(o Options, ca *auth.Authority, cfg *config.Config) err
 	return nil
 }
 
-func apiTLS(ca *auth.Authority, c config.Server) (*tls.Config, error) {
+// hostNames are the names by which people reach this server.
+func hostNames(cfg *config.Config) []string {
+	names := []string{"localhost", "127.0.0.1", "::1"}
+	if cfg != nil {
+		names = append(names, cfg.Server.Names...)
+		if host, _, err := net.SplitHostPort(cfg.Server.Listen); err == nil && host != "" {
+			if ip := net.ParseIP(host); (ip == nil || !ip.IsUnspecified()) && !slices.Contains(names, host) {
+				names = append(names, host)
+			}
+		}
+	}
+	if name, err := os.Hostname(); err == nil && !slices.Contains(names, name) {
+		names = append(names, name)
+	}
+	return names
+}
+
+func apiTLS(ca *auth.Authority, c config.Server, names []string) (*tls.Config, error) {
 	if c.Certificate != "" {
 		cert, err := tls.LoadX509KeyPair(c.Certificate, c.Key)
 		if err != nil {
@@ -222,16 +249,7 @@ func apiTLS(ca *auth.Authority, c config.Server) (*tls.Config, error) {
 		}
 		return &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{cert}}, nil
 	}
-	hosts := append([]string{"localhost", "127.0.0.1", "::1"}, c.Names...)
-	if host, _, err := net.SplitHostPort(c.Listen); err == nil {
-		if ip := net.ParseIP(host); host != "" && (ip == nil || !ip.IsUnspecified()) {
-			hosts = append(hosts, host)
-		}
-	}
-	if name, err := os.Hostname(); err == nil {
-		hosts = append(hosts, name)
-	}
-	return ca.ServerTLS(hosts, time.Now), nil
+	return ca.ServerTLS(names, time.Now), nil
 }
 
 func (s *Server) serve(l net.Listener, h http.Handler, what string) {

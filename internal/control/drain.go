@@ -1,0 +1,141 @@
+package control
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/dspool/dspool"
+	"github.com/dspool/dspool/api"
+	"github.com/dspool/dspool/internal/auth"
+	"github.com/dspool/dspool/internal/store"
+)
+
+// Cordon keeps new claims off a machine, or lets them on it again. What is there stays.
+func (c *Control) Cordon(ctx context.Context, who auth.Subject, name string, cordoned bool) (out dspool.Machine, err error) {
+	if !auth.Can(who, auth.Change, auth.Machine, "") {
+		return out, forbid("cordon machines")
+	}
+	err = c.write(ctx, func(w *work) error {
+		m, err := w.Machine(name)
+		if err != nil {
+			return err
+		}
+		if m.State.Ended() {
+			return dspool.Errorf(dspool.Conflict, "machine %s is already %s", name, m.State)
+		}
+		kind := "machine.cordon"
+		if m.Cordoned = cordoned; !cordoned {
+			kind = "machine.uncordon"
+			m.DrainBy, m.Remove = nil, ""
+		}
+		if err := w.UpdateMachine(m); err != nil {
+			return err
+		}
+		out = m.Machine
+		w.wake(topicPlan, topicGateway)
+		return w.event(dspool.Event{
+			Actor: who.Name(), Kind: kind, Pool: m.Pool, Machine: name,
+			Message: name + map[bool]string{true: " takes no new claims", false: " takes claims again"}[cordoned],
+		})
+	})
+	return out, err
+}
+
+// Drain asks for a machine's end: no new claims, people are told, and it goes when nothing lives on it or
+// the deadline has passed.
+func (c *Control) Drain(ctx context.Context, who auth.Subject, name string, deadline time.Duration) (op dspool.Operation, err error) {
+	if !auth.Can(who, auth.Change, auth.Machine, "") {
+		return op, forbid("drain machines")
+	}
+	if deadline < 0 || deadline > 30*24*time.Hour {
+		return op, dspool.Errorf(dspool.Invalid, "a deadline of %s is not possible", dspool.Duration(deadline)).WithHint("at most 30d")
+	}
+	err = c.write(ctx, func(w *work) error {
+		m, err := w.Machine(name)
+		if err != nil {
+			return err
+		}
+		if m.State.Ended() {
+			return dspool.Errorf(dspool.Conflict, "machine %s is already %s", name, m.State)
+		}
+		m.Cordoned, m.Remove, m.DrainBy = true, "drained by "+who.Name(), nil
+		progress := "waits until nothing lives on it"
+		if deadline > 0 {
+			t := w.Now().Add(deadline)
+			m.DrainBy = &t
+			progress += ", at most " + dspool.Duration(deadline).String()
+		}
+		if err := w.UpdateMachine(m); err != nil {
+			return err
+		}
+		op = dspool.Operation{ID: auth.NewID(), Kind: opRemoveMachine, Target: name, User: who.Name(), State: dspool.OperationRunning, Progress: progress, Created: w.Now()}
+		if err := w.PutOperation(op); err != nil {
+			return err
+		}
+		w.wake(topicPlan, topicGateway)
+		return w.event(dspool.Event{Actor: who.Name(), Kind: "machine.drain", Pool: m.Pool, Machine: name, Message: fmt.Sprintf("%s drains: it %s", name, progress)})
+	})
+	return op, err
+}
+
+// putOffDrain moves a drain's deadline on for somebody who keeps a session there, within the policy.
+func (w *work) putOffDrain(machine string, until time.Time, most time.Duration) error {
+	if machine == "" {
+		return nil
+	}
+	m, err := w.Machine(machine)
+	if err != nil || m.DrainBy == nil || !until.After(*m.DrainBy) {
+		return err
+	}
+	until = clamp(until, *m.DrainBy, w.Now().Add(most))
+	m.DrainBy = &until
+	w.wake(topicGateway)
+	return w.UpdateMachine(m)
+}
+
+// drainNotices tell people on draining machines how long they have. The text changes only at steps
+// that are worth a line on a terminal.
+func drainNotices(tx *store.Tx) (tell []api.Notice, err error) {
+	machines, err := tx.LiveMachines()
+	if err != nil {
+		return nil, err
+	}
+	text := map[string]string{}
+	for _, m := range machines {
+		switch {
+		case m.DrainBy != nil:
+			text[m.Name] = fmt.Sprintf("%s will be removed in %s (%s). To put it off: dspool session keep", m.Name, leftText(m.DrainBy.Sub(tx.Now())), m.Remove)
+		case m.Remove != "":
+			text[m.Name] = fmt.Sprintf("%s will be removed once nobody uses it (%s)", m.Name, m.Remove)
+		}
+	}
+	if len(text) == 0 {
+		return nil, nil
+	}
+	sessions, err := tx.OpenSessions()
+	if err != nil {
+		return nil, err
+	}
+	on := map[int64]string{}
+	for _, s := range sessions {
+		on[s.ID] = s.Machine
+	}
+	open, err := tx.OpenConnections(0)
+	for _, conn := range open {
+		if t := text[on[conn.Session]]; t != "" {
+			tell = append(tell, api.Notice{Connection: conn.ID, Text: t})
+		}
+	}
+	return tell, err
+}
+
+// leftText rounds a time left up to a step: people are told again when a step is passed.
+func leftText(left time.Duration) string {
+	for _, step := range []time.Duration{time.Minute, 5 * time.Minute, 15 * time.Minute, time.Hour, 4 * time.Hour, 24 * time.Hour} {
+		if left <= step {
+			return "at most " + dspool.Duration(step).String()
+		}
+	}
+	return "more than a day"
+}

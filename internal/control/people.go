@@ -1,0 +1,312 @@
+package control
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/dspool/dspool"
+	"github.com/dspool/dspool/api"
+	"github.com/dspool/dspool/internal/auth"
+	"github.com/dspool/dspool/internal/store"
+)
+
+// seenUser returns an account that the subject may see.
+func seenUser(tx *store.Tx, who auth.Subject, name string) (dspool.User, error) {
+	if !auth.Can(who, auth.See, auth.Account, name) {
+		return dspool.User{}, hidden("user", dspool.Quote(name))
+	}
+	return tx.User(name)
+}
+
+// User shows an account with its keys and open sessions.
+func (c *Control) User(ctx context.Context, who auth.Subject, name string) (d api.UserDetail, err error) {
+	d.Keys, d.Sessions = []dspool.UserKey{}, []dspool.Session{}
+	err = c.Store.Read(ctx, func(tx *store.Tx) error {
+		if d.User, err = seenUser(tx, who, name); err != nil {
+			return err
+		}
+		keys, err := tx.UserKeys(name)
+		if err != nil {
+			return err
+		}
+		d.Keys = append(d.Keys, keys...)
+		rows, err := tx.Sessions(store.SessionFilter{User: name, Limit: 100})
+		for _, r := range rows {
+			d.Sessions = append(d.Sessions, r.Session)
+		}
+		return err
+	})
+	return d, err
+}
+
+// ChangeUser changes what an account may do and where it lands.
+func (c *Control) ChangeUser(ctx context.Context, who auth.Subject, name string, req api.ChangeUserRequest) (user dspool.User, err error) {
+	if !auth.Can(who, auth.Change, auth.Account, name) && (req.Admin != nil || req.Groups != nil || who.User != name) {
+		return user, forbid("change accounts")
+	}
+	err = c.write(ctx, func(w *work) error {
+		if user, err = w.User(name); err != nil {
+			return err
+		}
+		if req.Admin != nil {
+			if err := w.SetAdmin(name, *req.Admin); err != nil {
+				return err
+			}
+		}
+		if req.DefaultPool != nil {
+			if *req.DefaultPool != "" {
+				if _, err := w.knownPool(*req.DefaultPool); err != nil {
+					return err
+				}
+			}
+			if err := w.SetDefaultPool(name, *req.DefaultPool); err != nil {
+				return err
+			}
+		}
+		if req.Groups != nil {
+			if err := w.setGroups(user, *req.Groups); err != nil {
+				return err
+			}
+		}
+		if user, err = w.User(name); err != nil {
+			return err
+		}
+		return w.event(dspool.Event{Actor: who.Name(), Kind: "user.changed", User: name, Message: "account of " + name + " changed"})
+	})
+	return user, err
+}
+
+// setGroups makes a user a member of exactly these groups; missing ones are made.
+func (w *work) setGroups(user dspool.User, groups []string) error {
+	ids, err := w.uidRange()
+	if err != nil {
+		return err
+	}
+	for _, g := range groups {
+		if err := dspool.CheckUserName(g); err != nil {
+			return dspool.Errorf(dspool.Invalid, "group name %s is not allowed", dspool.Quote(g)).WithHint("the same rules as for users' names")
+		}
+		if _, err := w.User(g); err == nil {
+			return dspool.Errorf(dspool.Conflict, "%s is a user, so it cannot be a group", g).WithHint("every user already has a group of the same name")
+		}
+		if _, err := w.Group(g); dspool.ErrorCode(err) == dspool.NotFound {
+			if _, err := w.AddGroup(g, ids); err != nil {
+				return err
+			}
+		} else if err != nil {
+			return err
+		}
+		if err := w.AddMember(g, user.Name); err != nil {
+			return err
+		}
+	}
+	for _, g := range user.Groups {
+		if !slices.Contains(groups, g) {
+			if err := w.RemoveMember(g, user.Name); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// Groups lists the groups.
+func (c *Control) Groups(ctx context.Context) (list api.List[dspool.Group], err error) {
+	list.Items = []dspool.Group{}
+	err = c.Store.Read(ctx, func(tx *store.Tx) error {
+		groups, err := tx.Groups()
+		list.Items = append(list.Items, groups...)
+		return err
+	})
+	return list, err
+}
+
+// SetPassword sets an account's password for doors and login; nobody but the user, who knows the old one,
+// and administrators may.
+func (c *Control) SetPassword(ctx context.Context, who auth.Subject, name string, req api.PasswordRequest) error {
+	if !auth.Can(who, auth.Change, auth.Tokens, name) {
+		return hidden("user", dspool.Quote(name))
+	}
+	hash := ""
+	if req.New != "" {
+		if err := auth.CheckNewPassword(req.New, name); err != nil {
+			return err
+		}
+		hash = auth.HashPassword(req.New)
+	}
+	old, err := c.passwordHash(ctx, name)
+	if err != nil {
+		return err
+	}
+	if !who.Admin && old != "" && !auth.CheckPassword(old, req.Old) {
+		return dspool.Errorf(dspool.Forbidden, "the old password is wrong")
+	}
+	return c.write(ctx, func(w *work) error {
+		if _, err := w.User(name); err != nil {
+			return err
+		}
+		if err := w.Tx.SetPassword(name, hash); err != nil {
+			return err
+		}
+		return w.event(dspool.Event{Actor: who.Name(), Kind: "user.password", User: name, Message: "password of " + name + map[bool]string{true: " set", false: " removed"}[hash != ""]})
+	})
+}
+
+func (c *Control) passwordHash(ctx context.Context, user string) (hash string, err error) {
+	err = c.Store.Read(ctx, func(tx *store.Tx) error {
+		hash, err = tx.PasswordHash(user)
+		if dspool.ErrorCode(err) == dspool.NotFound {
+			return nil
+		}
+		return err
+	})
+	return hash, err
+}
+
+// UserKeys lists the public keys of an account.
+func (c *Control) UserKeys(ctx context.Context, who auth.Subject, user string) (list api.List[dspool.UserKey], err error) {
+	list.Items = []dspool.UserKey{}
+	err = c.Store.Read(ctx, func(tx *store.Tx) error {
+		if _, err := seenUser(tx, who, user); err != nil {
+			return err
+		}
+		keys, err := tx.UserKeys(user)
+		list.Items = append(list.Items, keys...)
+		return err
+	})
+	return list, err
+}
+
+// AddUserKey adds a public key to an account.
+func (c *Control) AddUserKey(ctx context.Context, who auth.Subject, user string, req api.AddKeyRequest) (key dspool.UserKey, err error) {
+	if !auth.Can(who, auth.Change, auth.Tokens, user) {
+		return key, hidden("user", dspool.Quote(user))
+	}
+	public, comment, err := auth.ParseKey(req.Key)
+	if err != nil {
+		return key, err
+	}
+	err = c.write(ctx, func(w *work) error {
+		if _, err := w.User(user); err != nil {
+			return err
+		}
+		key = dspool.UserKey{Fingerprint: auth.Fingerprint(public), User: user, Key: auth.KeyLine(public), Comment: comment, Added: w.Now()}
+		if err := w.Tx.AddUserKey(key); err != nil {
+			return err
+		}
+		return w.event(dspool.Event{Actor: who.Name(), Kind: "user.key", User: user, Message: fmt.Sprintf("key %s of %s added", key.Fingerprint, user)})
+	})
+	return key, err
+}
+
+// RemoveUserKey removes a public key from an account.
+func (c *Control) RemoveUserKey(ctx context.Context, who auth.Subject, user, fingerprint string) error {
+	if !auth.Can(who, auth.Change, auth.Tokens, user) {
+		return hidden("user", dspool.Quote(user))
+	}
+	return c.write(ctx, func(w *work) error {
+		if err := w.DeleteUserKey(user, fingerprint); err != nil {
+			return err
+		}
+		return w.event(dspool.Event{Actor: who.Name(), Kind: "user.key", User: user, Message: fmt.Sprintf("key %s of %s removed", fingerprint, user)})
+	})
+}
+
+// Lives of what a login gives.
+const (
+	loginLife = 12 * time.Hour
+	loginMost = 30 * 24 * time.Hour
+	certMost  = 24 * time.Hour
+)
+
+// life is what somebody asked for, within bounds.
+func life(asked dspool.Duration, most time.Duration) time.Duration {
+	if asked <= 0 {
+		return min(loginLife, most)
+	}
+	return min(time.Duration(asked), most)
+}
+
+// Login trades a password for a token.
+func (c *Control) Login(ctx context.Context, from string, req api.LoginRequest) (out api.Login, err error) {
+	id, err := c.ProveWho(ctx, api.Proof{User: req.User, From: from, Protocol: dspool.ProtocolWeb, Method: "password", Password: req.Password})
+	if err != nil {
+		return out, err
+	}
+	who := auth.Subject{User: id.User, Admin: id.Admin}
+	if out.NewToken, err = c.AddToken(ctx, who, api.AddTokenRequest{Name: "login", Expires: dspool.Duration(life(req.Expires, loginMost))}); err != nil {
+		return out, err
+	}
+	d, err := c.User(ctx, who, id.User)
+	out.User = d.User
+	return out, err
+}
+
+// SignUserCertificate makes a short-lived certificate with which the subject comes in at the doors.
+func (c *Control) SignUserCertificate(ctx context.Context, who auth.Subject, req api.CertificateRequest) (cert api.Certificate, err error) {
+	if who.User == "" {
+		return cert, dspool.Errorf(dspool.Invalid, "a certificate is for a user, and the host's root is none").WithHint("log in as a user: dspool login")
+	}
+	err = c.write(ctx, func(w *work) error {
+		if cert.Serial, err = w.NextSerial(); err != nil {
+			return err
+		}
+		cert.Expires = w.Now().Add(life(req.Expires, certMost))
+		if cert.Certificate, err = c.SSH.SignUser(req.PublicKey, who.User, cert.Serial, w.Now(), cert.Expires); err != nil {
+			return err
+		}
+		return w.event(dspool.Event{
+			Actor: who.Name(), Kind: "certificate.issued", User: who.User,
+			Message: fmt.Sprintf("certificate %d issued to %s, good until %s", cert.Serial, who.User, cert.Expires.Format(time.RFC3339)),
+		})
+	})
+	return cert, err
+}
+
+// Revoke ends a certificate or key at once, at every door.
+func (c *Control) Revoke(ctx context.Context, who auth.Subject, req api.RevocationRequest) error {
+	if !auth.Can(who, auth.Change, auth.Config, "") {
+		return forbid("revoke certificates")
+	}
+	if (req.Serial == 0) == (req.Fingerprint == "") {
+		return dspool.Errorf(dspool.Invalid, "a revocation names a serial number or a fingerprint").WithHint("one of the two")
+	}
+	if err := dspool.CheckTitle("reason", req.Why); err != nil {
+		return err
+	}
+	kind, value := store.RevokedSerial, fmt.Sprint(req.Serial)
+	if req.Fingerprint != "" {
+		if kind, value = store.RevokedKey, req.Fingerprint; !strings.HasPrefix(value, "SHA256:") || len(value) > 64 {
+			return dspool.Errorf(dspool.Invalid, "%s is not a fingerprint", dspool.Quote(value)).WithHint("SHA256:…, as ssh-keygen -l prints it")
+		}
+	}
+	return c.write(ctx, func(w *work) error {
+		if err := w.AddRevocation(kind, value, req.Why); err != nil {
+			return err
+		}
+		w.wake(topicGateway)
+		return w.event(dspool.Event{Actor: who.Name(), Kind: "certificate.revoked", Message: string(kind) + " " + value + " revoked", Reason: req.Why})
+	})
+}
+
+// KnownHosts are the lines that make clients trust the doors, whichever machine is behind them.
+func (c *Control) KnownHosts(ctx context.Context) (string, error) {
+	var b strings.Builder
+	doors, err := c.Doors(ctx)
+	for _, d := range doors.Items {
+		if d.Protocol != dspool.ProtocolSSH {
+			continue
+		}
+		for _, name := range c.HostNames {
+			if _, port, err := net.SplitHostPort(d.Listen); err == nil && port != "22" {
+				name = "[" + name + "]:" + port
+			}
+			fmt.Fprintf(&b, "@cert-authority %s %s\n", name, c.SSH.HostTrust())
+		}
+	}
+	return b.String(), err
+}

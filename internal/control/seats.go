@@ -1,0 +1,242 @@
+package control
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"path"
+	"slices"
+	"time"
+
+	"github.com/dspool/dspool"
+	"github.com/dspool/dspool/api"
+	"github.com/dspool/dspool/internal/asuser"
+	"github.com/dspool/dspool/internal/plan"
+	"github.com/dspool/dspool/internal/store"
+)
+
+// enactSessions writes down what the plan says of sessions.
+func (d *Decision) enactSessions(p plan.Plan) error {
+	for _, seat := range p.Seat {
+		s, err := d.Session(seat.Session)
+		if err != nil {
+			return err
+		}
+		if s.State != dspool.SessionWaiting {
+			continue
+		}
+		m, err := d.Machine(seat.Machine)
+		if err != nil {
+			return err
+		}
+		now := d.Now()
+		s.State, s.Machine, s.Request, s.Share, s.Placed = dspool.SessionPlaced, seat.Machine, seat.Request, seat.Request.Share(m.Resources), &now
+		s.Reason, s.Position = seat.Reason, 0
+		if err := d.UpdateSession(s); err != nil {
+			return err
+		}
+		if err := d.TouchRevision(s.ID); err != nil {
+			return err
+		}
+		d.wake(TopicMachine(seat.Machine), TopicSession(s.ID))
+		err = d.event(dspool.Event{
+			Actor: planner, Kind: "session.placed", Pool: s.Pool, Machine: s.Machine, User: s.User,
+			Message: fmt.Sprintf("session %d of %s gets %s", s.ID, s.User, s.Machine), Reason: seat.Reason,
+		})
+		if err != nil {
+			return err
+		}
+	}
+	for _, cl := range p.Close {
+		s, err := d.Session(cl.Session)
+		if err != nil {
+			return err
+		}
+		if err := d.closeSession(&s, cl.Reason); err != nil {
+			return err
+		}
+	}
+	for _, q := range p.Queue {
+		s, err := d.Session(q.Session)
+		if err != nil {
+			return err
+		}
+		if s.State == dspool.SessionWaiting && (s.Reason != q.Reason || s.Position != q.Position) {
+			s.Reason, s.Position = q.Reason, q.Position
+			if err := d.UpdateSession(s); err != nil {
+				return err
+			}
+			d.wake(TopicSession(s.ID))
+		}
+	}
+	return nil
+}
+
+// sessionDirectives makes what a machine needs to know of sessions on it.
+func sessionDirectives(tx *store.Tx, rows []store.SessionRow) ([]api.SessionDirective, error) {
+	var out []api.SessionDirective
+	if len(rows) == 0 {
+		return nil, nil
+	}
+	groups, err := tx.Groups()
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range rows {
+		d := api.SessionDirective{
+			ID: s.ID, User: s.User, UID: s.UID, GID: s.UID, Home: dspool.HomeMount + "/" + s.User,
+			Request: s.Request, Close: s.Close != "", Reason: s.Close,
+		}
+		for _, g := range groups {
+			if slices.Contains(g.Members, s.User) {
+				d.Groups = append(d.Groups, api.GroupID{Name: g.Name, GID: g.GID})
+			}
+		}
+		pool, err := tx.Pool(s.Pool)
+		if err != nil {
+			return nil, err
+		}
+		d.Sudo = pool.Policy.Sudo
+		if d.Links, err = homeLinks(tx, pool, s.User); err != nil {
+			return nil, err
+		}
+		if d.Motd, err = motd(tx, pool, s); err != nil {
+			return nil, err
+		}
+		out = append(out, d)
+	}
+	return out, nil
+}
+
+// notebooksFolder is the folder of the share of jobs in which users keep notebooks.
+const notebooksFolder = "notebooks"
+
+// homeLinks are the links that a home has: every share by its name, and the user's notebooks.
+func homeLinks(tx *store.Tx, pool dspool.Pool, user string) ([]api.Link, error) {
+	jobs, err := tx.Setting(settingJobsShare)
+	if err != nil {
+		return nil, err
+	}
+	var links []api.Link
+	for _, name := range pool.Shares {
+		share, err := tx.Share(name)
+		if err != nil {
+			return nil, err
+		}
+		if share.Mount == dspool.HomeMount {
+			continue
+		}
+		links = append(links, api.Link{Path: name, Target: share.Mount})
+		if name == jobs {
+			links = append(links, api.Link{Path: "notebooks/remote", Target: path.Join(share.Mount, notebooksFolder, user), MakeTarget: true})
+		}
+	}
+	return links, nil
+}
+
+// motd is what a user reads at a terminal on a machine.
+func motd(tx *store.Tx, pool dspool.Pool, s store.SessionRow) (string, error) {
+	m, err := tx.Machine(s.Machine)
+	if err != nil {
+		return "", err
+	}
+	idle := cmp.Or(time.Duration(pool.Policy.SessionIdle), time.Hour)
+	return fmt.Sprintf("%s, pool %s: %s for you of %s.\nYour home and the shares are the same on every machine.\n"+
+		"With nobody connected and nothing running, this session ends after %s.\nTo keep it: dspool session keep, or leave something running (tmux, nohup).\n",
+		m.Name, pool.Name, s.Request, m.Resources, dspool.Duration(idle)), nil
+}
+
+// makeSessionTrees makes the home and the folder of notebooks of a user.
+func (c *Control) makeSessionTrees(ctx context.Context, user dspool.User, pool string) error {
+	var t trees
+	err := c.Store.Read(ctx, func(tx *store.Tx) (err error) {
+		t, err = (&work{Tx: tx}).treesOf(user, pool)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if err := t.make(); err != nil {
+		return err
+	}
+	root, err := openShare(t.jobs)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	if err := root.MkdirOwned(asuser.Cred{}, notebooksFolder, 0o755); err != nil {
+		return fmt.Errorf("make folder of notebooks on share %s: %w", t.jobs.Name, err)
+	}
+	if err := root.MkdirOwned(credOf(user.UID), notebooksFolder+"/"+user.Name, 0o700); err != nil {
+		return fmt.Errorf("make folder of %s's notebooks on share %s: %w", user.Name, t.jobs.Name, err)
+	}
+	return nil
+}
+
+// sessionsReported takes an agent's word on the sessions of its own machine.
+func (w *work) sessionsReported(machine string, reports []api.SessionReport) error {
+	for _, r := range reports {
+		s, err := w.Session(r.ID)
+		if dspool.ErrorCode(err) == dspool.NotFound {
+			continue
+		} else if err != nil {
+			return err
+		}
+		if s.Machine != machine || s.State == dspool.SessionClosed {
+			continue
+		}
+		switch {
+		case r.State == dspool.SessionClosed:
+			why := s.Close
+			if r.Failed != "" {
+				why = "it could not be opened: " + clip(r.Failed)
+			}
+			if why == "" && s.State != dspool.SessionClosing {
+				why = "its machine ended it"
+			}
+			if err := w.endSession(&s, why); err != nil {
+				return err
+			}
+		case r.State == dspool.SessionOpen && s.State != dspool.SessionClosing:
+			if err := w.sessionOpen(s, r); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (w *work) sessionOpen(s store.SessionRow, r api.SessionReport) error {
+	opened := s.State == dspool.SessionPlaced
+	activity := clip(r.Activity)
+	// When it was last active is worth a write when the verdict changes, or now and then.
+	if !opened && s.Active == r.Active && s.Activity == activity && (!r.Active || w.Now().Sub(s.LastActive) < seenEvery) {
+		return nil
+	}
+	s.Active, s.Activity = r.Active, activity
+	if r.Active || opened {
+		s.LastActive = w.Now()
+	}
+	if opened {
+		now := w.Now()
+		s.State, s.Opened, s.Reason = dspool.SessionOpen, &now, ""
+	}
+	w.wake(TopicSession(s.ID), topicPlan)
+	return w.UpdateSession(s)
+}
+
+// closeSessionsOf ends the sessions of a machine that is no more.
+func (w *work) closeSessionsOf(machine, why string) error {
+	rows, err := w.OpenSessions()
+	if err != nil {
+		return err
+	}
+	for _, s := range rows {
+		if s.Machine == machine {
+			if err := w.endSession(&s, why); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
