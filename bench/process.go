@@ -90,3 +90,24 @@ func memoryOf(pid int) (m memory, err error) {
 	}
 	return m, nil
 }
+
+// hostBusy is the time that all cores together have worked since the host's start.
+func hostBusy() (time.Duration, error) {
+	data, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return 0, err
+	}
+	line, _, _ := strings.Cut(string(data), "\n")
+	var busy int64
+	const idle, iowait, steal = 3, 4, 7
+	for i, word := range strings.Fields(line)[1:] {
+		n, err := strconv.ParseInt(word, 10, 64)
+		if err != nil {
+			return 0, err
+		}
+		if i != idle && i != iowait && i <= steal { // guests' time is in the others already
+			busy += n
+		}
+	}
+	return time.Duration(busy) * tick, nil
+}

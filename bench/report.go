@@ -16,7 +16,7 @@ import (
 type report struct {
 	o      options
 	begun  time.Time
-	load   string
+	others float64 // cores that other work took at the start
 	rows   []row
 	notes  []string
 	missed int
@@ -29,7 +29,7 @@ type row struct {
 }
 
 func newReport(o options) *report {
-	return &report{o: o, begun: time.Now(), load: loadAverage()}
+	return &report{o: o, begun: time.Now(), others: othersUse()}
 }
 
 func (r *report) add(n row) {
@@ -58,9 +58,9 @@ func (r *report) finish() (ok bool, err error) {
 func (r *report) text() string {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "dspool's speed against named peers, %s, in one run of %s\n", r.begun.Format(time.DateTime), seconds(time.Since(r.begun)))
-	fmt.Fprintf(&b, "host: %d cores, %s; load average at the start %s", runtime.NumCPU(), kernel(), r.load)
-	if busy(r.load) {
-		b.WriteString(" (BUSY with other work: do not rely on these numbers)")
+	fmt.Fprintf(&b, "host: %d cores, %s; other work took %.2f cores at the start", runtime.NumCPU(), kernel(), r.others)
+	if r.others > 0.3 {
+		b.WriteString(": BUSY, do not rely on these numbers")
 	}
 	b.WriteString("\n\n")
 	w := tabwriter.NewWriter(&b, 0, 4, 2, ' ', 0)
@@ -106,20 +106,16 @@ func seconds(d time.Duration) string { return fmt.Sprintf("%.2f s", d.Seconds())
 
 func times(ratio float64) string { return fmt.Sprintf("%.2f×", ratio) }
 
-func loadAverage() string {
-	data, err := os.ReadFile("/proc/loadavg")
-	if err != nil {
-		return "unknown"
+// othersUse is how many cores other work takes, watched for a second.
+func othersUse() float64 {
+	before, err1 := hostBusy()
+	begun := time.Now()
+	time.Sleep(time.Second)
+	after, err2 := hostBusy()
+	if err1 != nil || err2 != nil {
+		return 0
 	}
-	load, _, _ := strings.Cut(string(data), " ")
-	return load
-}
-
-// busy says whether others keep half a core or more to themselves.
-func busy(load string) bool {
-	var f float64
-	_, err := fmt.Sscan(load, &f)
-	return err == nil && f > 0.5
+	return (after - before).Seconds() / time.Since(begun).Seconds()
 }
 
 func kernel() string {
