@@ -210,8 +210,17 @@ func startEstimate(tx *store.Tx, s store.SessionRow) (dspool.Duration, error) {
 	return dspool.Duration(max(sum/n-age, 100*time.Millisecond).Round(100 * time.Millisecond)), nil
 }
 
+// SessionQuery selects sessions; All also those that have closed.
+type SessionQuery struct {
+	User, Pool string
+	All        bool
+	Before     int64
+	Limit      int
+}
+
 // ListSessions lists sessions, newest first: a user's own, an administrator's choice.
-func (c *Control) ListSessions(ctx context.Context, who auth.Subject, f store.SessionFilter) (list api.List[dspool.Session], err error) {
+func (c *Control) ListSessions(ctx context.Context, who auth.Subject, q SessionQuery) (list api.List[dspool.Session], err error) {
+	f := store.SessionFilter{User: q.User, Pool: q.Pool, All: q.All, Before: q.Before}
 	list.Items = []dspool.Session{}
 	if !who.Admin {
 		if f.User != "" && f.User != who.User {
@@ -219,7 +228,7 @@ func (c *Control) ListSessions(ctx context.Context, who auth.Subject, f store.Se
 		}
 		f.User = who.User
 	}
-	limit := pageSize(f.Limit)
+	limit := pageSize(q.Limit)
 	f.Limit = limit + 1
 	err = c.Store.Read(ctx, func(tx *store.Tx) error {
 		rows, err := tx.Sessions(f)

@@ -10,7 +10,7 @@ import (
 	"github.com/dspool/dspool"
 	"github.com/dspool/dspool/api"
 	"github.com/dspool/dspool/internal/auth"
-	"github.com/dspool/dspool/internal/store"
+	"github.com/dspool/dspool/internal/control"
 )
 
 func (s *Server) sessions() {
@@ -25,7 +25,7 @@ func (s *Server) sessions() {
 			Before int64  `query:"before" doc:"Identifier of the last session already seen."`
 			Limit  int    `query:"limit"`
 		}) (api.List[dspool.Session], error) {
-			return c.ListSessions(ctx, who, store.SessionFilter{User: in.User, Pool: in.Pool, All: in.All, Before: in.Before, Limit: in.Limit})
+			return c.ListSessions(ctx, who, control.SessionQuery{User: in.User, Pool: in.Pool, All: in.All, Before: in.Before, Limit: in.Limit})
 		})
 	route(s, http.MethodGet, "/sessions/{id}", "show-session", "One session and its connections", 200,
 		func(ctx context.Context, who auth.Subject, in *ByID) (api.SessionDetail, error) {
