@@ -30,6 +30,8 @@ type slot interface {
 	// enter makes the next fork of the calling thread, which is locked, land in the slot.
 	// leave must be called after it; when it fails, the thread must be discarded.
 	enter(attr *syscall.SysProcAttr) (leave func() error, err error)
+	// join returns the files to which a process of root writes its number to enter the slot.
+	join() []string
 	pids() ([]int, error)
 	// kill sends SIGKILL to everything in it, once; what forks meanwhile may survive.
 	kill() error
@@ -305,6 +307,14 @@ func leftSlots(dir string) ([]string, error) {
 		names[i] = e.Name()
 	}
 	return names, nil
+}
+
+// makeGroup makes a cgroup in which programs may read their limits, whatever the umask.
+func makeGroup(dir string) error {
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return err
+	}
+	return os.Chmod(dir, 0o755)
 }
 
 func removeDir(dir string) error {

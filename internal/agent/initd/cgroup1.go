@@ -77,7 +77,7 @@ func clearLeft(dir string, freezer bool) error {
 func (h *v1) newSlot(name string) (slot, error) {
 	s := &slot1{h: h, name: name}
 	for _, dir := range h.dirs {
-		if err := os.Mkdir(filepath.Join(dir, name), 0o755); err != nil {
+		if err := makeGroup(filepath.Join(dir, name)); err != nil {
 			return nil, errors.Join(err, s.remove())
 		}
 		f, err := openControl(filepath.Join(dir, name), "tasks", unix.O_WRONLY)
@@ -176,6 +176,14 @@ func (s *slot1) leave() error {
 	return nil
 }
 
+func (s *slot1) join() []string {
+	files := make([]string, len(s.h.dirs))
+	for i, dir := range s.h.dirs {
+		files[i] = filepath.Join(dir, s.name, "cgroup.procs")
+	}
+	return files
+}
+
 // pids opens the file anew, because v1 shows an open one the same list for a second and more.
 func (s *slot1) pids() ([]int, error) { return processesIn(filepath.Join(s.h.freezer, s.name)) }
 
@@ -195,16 +203,17 @@ func (s *slot1) heavy() bool {
 	return err != nil || n > heavyBytes
 }
 
+// remove may be tried again while something is still in it.
 func (s *slot1) remove() error {
+	var errs []error
+	for _, dir := range s.h.dirs {
+		errs = append(errs, removeDir(filepath.Join(dir, s.name)))
+	}
 	for _, f := range append(s.tasks, s.oom) {
 		if f > 0 {
 			f.close()
 		}
 	}
 	s.tasks, s.oom = nil, -1
-	var errs []error
-	for _, dir := range s.h.dirs {
-		errs = append(errs, removeDir(filepath.Join(dir, s.name)))
-	}
 	return errors.Join(errs...)
 }

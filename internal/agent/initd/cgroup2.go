@@ -37,7 +37,7 @@ func newV2(dir string, controllers []string) (*v2, error) {
 	}
 	if len(controllers) > 0 {
 		own := filepath.Join(dir, "dspool-init")
-		if err := os.Mkdir(own, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		if err := makeGroup(own); err != nil && !errors.Is(err, fs.ErrExist) {
 			return nil, err
 		}
 		if err := writeControl(own, "cgroup.procs", "0"); err != nil {
@@ -61,7 +61,7 @@ func (h *v2) sweep() error {
 
 func (h *v2) newSlot(name string) (slot, error) {
 	dir := filepath.Join(h.dir, name)
-	if err := os.Mkdir(dir, 0o755); err != nil {
+	if err := makeGroup(dir); err != nil {
 		return nil, err
 	}
 	s := &slot2{dir: dir, limited: h.limited, events: -1}
@@ -118,6 +118,8 @@ func (s *slot2) enter(attr *syscall.SysProcAttr) (func() error, error) {
 	return func() error { return nil }, nil
 }
 
+func (s *slot2) join() []string { return []string{filepath.Join(s.dir, "cgroup.procs")} }
+
 func (s *slot2) pids() ([]int, error) { return s.procs.processes() }
 
 func (s *slot2) kill() error {
@@ -147,10 +149,14 @@ func (s *slot2) heavy() bool {
 	return err != nil || n > heavyBytes
 }
 
+// remove may be tried again while something is still in it.
 func (s *slot2) remove() error {
+	if err := removeDir(s.dir); err != nil {
+		return err
+	}
 	for _, f := range []controlFile{s.self, s.procs, s.events} {
 		f.close()
 	}
 	s.self, s.procs, s.events = -1, -1, -1
-	return removeDir(s.dir)
+	return nil
 }
