@@ -26,7 +26,7 @@ import (
 //	as USER CMD...
 //	code N CMD...                    wants that exit code
 //	eventually DURATION REGEXP CMD...  repeats CMD until it succeeds and its stdout matches
-//	within DURATION CMD...           wants CMD to succeed in that time
+//	within DURATION CMD...           wants CMD to succeed in that time; ! to fail in it
 //	parses json|csv FILE             wants all of FILE to be that, and not empty
 //	terminal N PLAY CMD...           runs CMD on a terminal (terminal_test.go)
 //	listen NAME                      opens port $NAME on all addresses of the host; `reached NAME` wants a connection
@@ -181,7 +181,7 @@ func cmdEventually(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 func cmdWithin(ts *testscript.TestScript, neg bool, args []string) {
-	usage(ts, !neg && len(args) > 1, "within DURATION CMD [ARG...]")
+	usage(ts, len(args) > 1, "within DURATION CMD [ARG...]")
 	most, err := time.ParseDuration(args[0])
 	ts.Check(err)
 	cmd, began := prepare(ts, args[1:]), time.Now()
@@ -192,8 +192,8 @@ func cmdWithin(ts *testscript.TestScript, neg bool, args []string) {
 	})
 	code := capture(ts, cmd)
 	timer.Stop()
-	if took := time.Since(began); took > most || code != 0 {
-		ts.Fatalf("exit code %d after %s, which is to be 0 within %s", code, took, most)
+	if took := time.Since(began); took > most || (code != 0) != neg {
+		ts.Fatalf("exit code %d after %s of at most %s", code, took, most)
 	}
 }
 

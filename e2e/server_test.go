@@ -66,6 +66,11 @@ func setup(env *testscript.Env, bin string) error {
 	env.Setenv("PATH", bin+":"+env.Getenv("PATH"))
 	env.Setenv("DSPOOL_STATE_DIR", filepath.Join(w.work, "main"))
 	env.Setenv("SHARE", filepath.Join(w.work, "main", "shares", "team"))
+	source, err := filepath.Abs("..")
+	if err != nil {
+		return err
+	}
+	env.Setenv("SOURCE", source) // the repository
 	env.Setenv("HOMES", filepath.Join(w.work, "main", "shares", "home"))
 	return nil
 }
