@@ -168,6 +168,44 @@ func (c *Client) Forget(ctx context.Context, ids []int64) error {
 	return err
 }
 
+// Open makes a user's session on the machine, or brings it up to date. The answer says how
+// logins join it.
+func (c *Client) Open(ctx context.Context, s Session) (SessionStatus, error) {
+	r, err := c.call(ctx, request{Op: "open", Open: &s})
+	if err != nil {
+		return SessionStatus{}, err
+	}
+	if r.Session == nil {
+		return SessionStatus{}, errors.New("init gave no status")
+	}
+	return *r.Session, nil
+}
+
+// Close ends everything in a session and returns when nothing of it lives, or what does is
+// stuck in the kernel. One that is not there is closed.
+func (c *Client) Close(ctx context.Context, e Closing) error {
+	_, err := c.call(ctx, request{Op: "close", Close: &e})
+	return err
+}
+
+// Sessions returns the sessions that are not closed, by identifier.
+func (c *Client) Sessions(ctx context.Context) ([]SessionStatus, error) {
+	r, err := c.call(ctx, request{Op: "sessions"})
+	return r.Sessions, err
+}
+
+// Serve has init keep a service running, or not.
+func (c *Client) Serve(ctx context.Context, s Service) error {
+	_, err := c.call(ctx, request{Op: "service", Service: &s})
+	return err
+}
+
+// Services returns the services that init keeps, by name.
+func (c *Client) Services(ctx context.Context) ([]ServiceStatus, error) {
+	r, err := c.call(ctx, request{Op: "services"})
+	return r.Services, err
+}
+
 // Exits calls each with every attempt that has ended and is not forgotten, then with each that
 // ends, until ctx is done or the connection fails, which it returns.
 func (c *Client) Exits(ctx context.Context, each func(Status)) error {

@@ -5,6 +5,9 @@
 // It serves root, and nobody else, on a unix socket: JSON values in both directions, requests
 // with an identifier and a reply to each in any order (see wire.go). Client speaks it.
 //
+// It also holds the cgroups of users' sessions, which logins join and whose content it ends,
+// and keeps services such as sshd running, whatever becomes of the agent.
+//
 // There is no process per attempt beside the attempt's own. Slots, the cgroups of attempts, are
 // kept and used again, because making one costs more than spawning a process.
 package initd

@@ -98,23 +98,29 @@ func awaitEmpty(s slot, d time.Duration) bool {
 
 // clear kills until a's slot is empty, or gives up on what the kernel does not end.
 func (m *machine) clear(a *attempt) {
+	stuck := m.empty(a.slot, "attempt", a.spec.ID)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	a.stuck = stuck
+}
+
+// empty kills until nothing is left in s. It returns how many processes the kernel did not end.
+func (m *machine) empty(s slot, what string, id int64) (stuck int) {
 	end := time.Now().Add(stuckAfter)
-	for pause := 5 * time.Millisecond; !awaitEmpty(a.slot, 0); pause = min(time.Second, 2*pause) {
-		if err := a.slot.kill(); err != nil {
-			m.log.Error("an attempt's processes cannot be killed", "attempt", a.spec.ID, "error", err)
+	for pause := 5 * time.Millisecond; !awaitEmpty(s, 0); pause = min(time.Second, 2*pause) {
+		if err := s.kill(); err != nil {
+			m.log.Error("processes cannot be killed", "of", what, "id", id, "error", err)
 		}
-		if awaitEmpty(a.slot, pause) {
-			return
+		if awaitEmpty(s, pause) {
+			return 0
 		}
 		if time.Now().After(end) {
-			pids, _ := a.slot.pids()
-			m.mu.Lock()
-			a.stuck = max(1, len(pids))
-			m.mu.Unlock()
-			m.log.Error("processes of an attempt do not end", "attempt", a.spec.ID, "pids", pids)
-			return
+			pids, _ := s.pids()
+			m.log.Error("processes do not end", "of", what, "id", id, "pids", pids)
+			return max(1, len(pids))
 		}
 	}
+	return 0
 }
 
 // conclude writes down how a ended, frees its slot and tells the streams. err is why it could

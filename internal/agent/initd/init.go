@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -48,6 +47,8 @@ type machine struct {
 
 	mu       sync.Mutex
 	attempts map[int64]*attempt
+	sessions map[int64]*session
+	services map[string]*keeper
 	streams  map[*stream]bool
 	stopping bool
 }
@@ -87,6 +88,7 @@ func Run(ctx context.Context, cfg Config) error {
 	m.log.Info("init ends", "why", context.Cause(ctx))
 	m.shutdown()
 	agent.stop()
+	m.stopServices()
 	return m.slots.close()
 }
 
@@ -128,7 +130,7 @@ func newMachine(cfg Config) (*machine, error) {
 	m := &machine{
 		cfg: cfg, log: cfg.Log, reaper: newReaper(), accounts: newAccounts(cfg.Etc), root: root, null: null,
 		queue: newFIFO(), ended: make(chan struct{}),
-		attempts: map[int64]*attempt{}, streams: map[*stream]bool{},
+		attempts: map[int64]*attempt{}, sessions: map[int64]*session{}, services: map[string]*keeper{}, streams: map[*stream]bool{},
 	}
 	go m.reaper.run()
 	return m, nil
@@ -152,113 +154,31 @@ func (m *machine) listen() (*net.UnixListener, error) {
 	return l, os.Chmod(path, 0o600)
 }
 
-// shutdown ends every attempt and waits until all have, or a little longer than the grace.
+// shutdown ends every attempt and session and waits until all have ended, or a little longer
+// than the grace.
 func (m *machine) shutdown() {
 	m.mu.Lock()
 	m.stopping = true
-	var all []*attempt
+	var all []<-chan struct{}
+	var attempts []*attempt
 	for _, a := range m.attempts {
-		all = append(all, a)
+		attempts = append(attempts, a)
+		all = append(all, a.over)
+	}
+	for _, s := range m.sessions {
+		m.endSession(s, m.cfg.Grace)
+		all = append(all, s.over)
 	}
 	m.mu.Unlock()
-	for _, a := range all {
+	for _, a := range attempts {
 		m.kill(a, Kill{ID: a.spec.ID, Cause: Shutdown, Reason: "the machine was shut down", Grace: m.cfg.Grace})
 	}
 	late := time.After(m.cfg.Grace + 2*time.Second)
-	for _, a := range all {
+	for _, over := range all {
 		select {
-		case <-a.over:
+		case <-over:
 		case <-late:
 			return
 		}
 	}
-}
-
-// agentKeeper keeps the agent running.
-type agentKeeper struct {
-	m       *machine
-	mu      sync.Mutex
-	pid     int
-	stopped bool
-	gone    chan struct{} // closed when the agent has ended after stop
-}
-
-func (m *machine) startAgent() *agentKeeper {
-	k := &agentKeeper{m: m, gone: make(chan struct{})}
-	if len(m.cfg.Agent) == 0 {
-		close(k.gone)
-		return k
-	}
-	go k.run()
-	return k
-}
-
-func (k *agentKeeper) run() {
-	defer close(k.gone)
-	const first, most, steady = 100 * time.Millisecond, 10 * time.Second, 30 * time.Second
-	wait := time.Duration(0)
-	for {
-		begun := time.Now()
-		status, err := k.once()
-		k.mu.Lock()
-		k.pid = 0
-		stopped := k.stopped
-		k.mu.Unlock()
-		if stopped {
-			return
-		}
-		if time.Since(begun) > steady {
-			wait = 0
-		}
-		k.m.log.Error("the agent ended and is started again", "status", status, "error", err, "wait", wait)
-		select {
-		case <-time.After(wait):
-		case <-k.m.ended:
-			return
-		}
-		wait = min(most, max(first, 2*wait))
-	}
-}
-
-func (k *agentKeeper) once() (string, error) {
-	done := make(chan syscall.WaitStatus, 1)
-	err := k.m.reaper.spawn(func() (int, error) {
-		argv := k.m.cfg.Agent
-		return syscall.ForkExec(argv[0], argv, &syscall.ProcAttr{
-			Dir: "/", Env: os.Environ(), Files: []uintptr{k.m.null.Fd(), 2, 2},
-		})
-	}, func(pid int) {
-		k.mu.Lock()
-		defer k.mu.Unlock()
-		k.pid = pid
-		if k.stopped {
-			_ = unix.Kill(pid, unix.SIGTERM)
-		}
-	}, func(ws syscall.WaitStatus, _ time.Time) { done <- ws })
-	if err != nil {
-		return "", fmt.Errorf("start agent: %w", err)
-	}
-	ws := <-done
-	if ws.Signaled() {
-		return "signal " + ws.Signal().String(), nil
-	}
-	return fmt.Sprintf("exit code %d", ws.ExitStatus()), nil
-}
-
-// stop ends the agent: it has two seconds to report what is left.
-func (k *agentKeeper) stop() {
-	signal := func(s syscall.Signal) {
-		k.mu.Lock()
-		defer k.mu.Unlock()
-		if k.stopped = true; k.pid != 0 {
-			_ = unix.Kill(k.pid, s)
-		}
-	}
-	signal(unix.SIGTERM)
-	select {
-	case <-k.gone:
-		return
-	case <-time.After(2 * time.Second):
-	}
-	signal(unix.SIGKILL)
 }

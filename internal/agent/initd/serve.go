@@ -105,6 +105,34 @@ func (m *machine) handle(r request, out *stream) {
 		}
 		m.streams[out] = true
 		m.mu.Unlock()
+	case r.Op == "open" && r.Open != nil:
+		go func() { // it writes files
+			s, err := m.openSession(*r.Open)
+			if err != nil {
+				fail("%v", err)
+				return
+			}
+			out.reply(reply{ID: r.ID, Session: &s})
+		}()
+	case r.Op == "close" && r.Close != nil:
+		over := m.closeSession(*r.Close)
+		go func() {
+			select {
+			case <-over:
+				out.reply(reply{ID: r.ID})
+			case <-m.ended:
+			}
+		}()
+	case r.Op == "sessions":
+		out.reply(reply{ID: r.ID, Sessions: m.listSessions()})
+	case r.Op == "service" && r.Service != nil:
+		if err := m.serviceWanted(*r.Service); err != nil {
+			fail("%v", err)
+			return
+		}
+		out.reply(reply{ID: r.ID})
+	case r.Op == "services":
+		out.reply(reply{ID: r.ID, Services: m.listServices()})
 	default:
 		fail("init does not know the request %q", r.Op)
 	}

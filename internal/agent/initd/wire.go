@@ -5,10 +5,14 @@ package initd
 // attempts that have ended and are not forgotten, then each that ends, until it is closed.
 type request struct {
 	ID     int64   `json:"id"`
-	Op     string  `json:"op"` // spawn, kill, list, forget, exits
+	Op     string  `json:"op"` // spawn, kill, list, forget, exits; open, close, sessions; service, services
 	Spec   *Spec   `json:"spec,omitempty"`
 	Kill   *Kill   `json:"kill,omitempty"`
 	Forget []int64 `json:"forget,omitempty"`
+
+	Open    *Session `json:"open,omitempty"`
+	Close   *Closing `json:"close,omitempty"`
+	Service *Service `json:"service,omitempty"`
 }
 
 type reply struct {
@@ -16,6 +20,10 @@ type reply struct {
 	Error  string   `json:"error,omitempty"`
 	Status *Status  `json:"status,omitempty"`
 	List   []Status `json:"list,omitempty"`
+
+	Session  *SessionStatus  `json:"session,omitempty"`
+	Sessions []SessionStatus `json:"sessions,omitempty"`
+	Services []ServiceStatus `json:"services,omitempty"`
 }
 
 // SocketName is the socket's name in init's directory.
