@@ -60,6 +60,8 @@ func (p *planner) recall() {
 			why = fmt.Sprintf("machine %s is unhealthy%s", m.Name, because(m.HealthReason))
 		case m.reserved != nil && m.reserved != owner:
 			why = fmt.Sprintf("machine %s is reserved for %s", m.Name, m.reserved.title())
+		case len(m.pool.crowd) > 0:
+			why = m.pool.crowd[0].User + " waits to log in"
 		case owner != nil && m.pool.rival(owner.User) != nil:
 			why = m.pool.rival(owner.User).title() + " waits for room"
 		case !p.now.Before(late):
@@ -94,7 +96,7 @@ func (j *job) expect(n int64) int64 {
 func (p *planner) placeAhead(pl *pool) {
 	for _, j := range pl.jobs {
 		left := j.soon
-		if left == 0 || pl.rival(j.User) != nil {
+		if left == 0 || len(pl.crowd) > 0 || pl.rival(j.User) != nil {
 			continue
 		}
 		type budget struct {

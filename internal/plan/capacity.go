@@ -155,12 +155,12 @@ func (p *planner) keep(pl *pool) {
 		return
 	}
 	size := &pl.Sizes[0]
-	// A machine that its own tasks wait for comes before one that nobody needs yet.
+	// A machine that its own tasks or people wait for comes before one that nobody needs yet.
 	if lack := pl.Min - pl.size(); lack > 0 && pl.starved == nil {
 		p.keepUp(pl, size, lack, fmt.Sprintf("pool %s keeps at least %s (min)", pl.Name, count(int64(pl.Min), "machine")))
 	}
 	lack := pl.Spare - pl.unclaimed()
-	if lack > 0 && !slices.ContainsFunc(p.pools, func(o *pool) bool { return o.starved != nil && (o == pl || o.starved.class.blocker != poolMax) }) {
+	if lack > 0 && !slices.ContainsFunc(p.pools, func(o *pool) bool { return o.starved != nil && (o == pl || o.starved.blocker != poolMax) }) {
 		p.keepUp(pl, size, lack, fmt.Sprintf("pool %s keeps %s without tasks (spare)", pl.Name, count(int64(pl.Spare), "machine")))
 	}
 }
@@ -195,44 +195,44 @@ func (pl *pool) unclaimed() int {
 }
 
 // makeRoom destroys idle machines before their time where they are in the way of a
-// machine that tasks wait for: those of the same pool and, for its first machine, what
+// machine that somebody waits for: those of the same pool and, for its first machine, what
 // other pools have beyond min and spare. One new machine's worth at a time.
 func (p *planner) makeRoom() {
 	for _, pl := range p.pools {
-		j := pl.starved
-		if j == nil || j.left == 0 {
+		need := pl.starved
+		if need == nil {
 			continue
 		}
-		why := j.class.blocker
+		why := need.blocker
 		going := slices.ContainsFunc(p.all, func(m *machine) bool {
 			return (m.destroyed || m.State == dspool.Destroying) && (m.pool == pl || why != poolMax)
 		})
 		if going {
 			continue // and may leave room enough
 		}
-		for _, m := range p.inTheWay(pl, j) {
-			p.destroy(m, fmt.Sprintf("makes room for a machine of size %s in pool %s, for which %s waits", j.class.create.Name, pl.Name, j.title()))
+		for _, m := range p.inTheWay(pl, need) {
+			p.destroy(m, fmt.Sprintf("makes room for a machine of size %s in pool %s, for which %s waits", need.size.Name, pl.Name, need.who))
 		}
 	}
 }
 
-// inTheWay returns the idle machines that must go for one of the job's size.
-func (p *planner) inTheWay(pl *pool, j *job) []*machine {
+// inTheWay returns the idle machines that must go for one that is needed.
+func (p *planner) inTheWay(pl *pool, need *need) []*machine {
 	var list []*machine
 	for _, o := range p.pools {
 		switch {
 		case o == pl:
 			list = append(list, o.idleMachines()...)
-		case j.class.blocker != poolMax && pl.size() == 0:
+		case need.blocker != poolMax && pl.size() == 0:
 			list = append(list, o.surplus...)
 		}
 	}
 	list = slices.DeleteFunc(list, func(m *machine) bool { return m.destroyed })
 	slices.SortFunc(list, longestIdle)
-	if j.class.blocker != hostsFull {
+	if need.blocker != hostsFull {
 		return list[:min(1, len(list))]
 	}
-	one := toVec(j.class.create.Resources)
+	one := toVec(need.size.Resources)
 	others, _ := p.keptForOthers(pl)
 	left := toVec(p.s.Capacity).plus(p.total, -1).plus(others, -1)
 	for i, m := range list {

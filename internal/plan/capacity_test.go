@@ -236,8 +236,8 @@ func TestIdleAndDrain(t *testing.T) {
 				box(3, func(m *plan.Machine) { m.Remove = "removed by root" }, state(dspool.Creating)),
 				box(4, func(m *plan.Machine) { m.Remove = "removed by root" }, state(dspool.Destroying)),
 			}),
-			`destroy batch-1: removed by root; no task is left on it
-			 destroy batch-3: removed by root; no task is left on it`,
+			`destroy batch-1: removed by root; nothing is left on it
+			 destroy batch-3: removed by root; nothing is left on it`,
 		},
 		{
 			"or its deadline has passed",
@@ -247,7 +247,7 @@ func TestIdleAndDrain(t *testing.T) {
 				box(3, func(m *plan.Machine) { m.DrainBy = in(0) }, holds(9, 2, res(1, 1))),
 				box(4, func(m *plan.Machine) { m.DrainBy, m.Remove = in(-time.Minute), "removed by root" }, holds(9, 1, res(1, 1))),
 			}),
-			`destroy batch-1: drained; no task is left on it
+			`destroy batch-1: drained; nothing is left on it
 			 destroy batch-3: drained; its deadline has passed with 2 tasks on it
 			 destroy batch-4: removed by root; its deadline has passed with 1 task on it
 			 wake in 1m0s`,
@@ -255,7 +255,7 @@ func TestIdleAndDrain(t *testing.T) {
 		{
 			"machines of a pool that is no more go once they are empty",
 			plan.Snapshot{Machines: []plan.Machine{box(1), box(2, holds(9, 1, res(1, 1)))}},
-			`destroy batch-1: pool batch is no more; no task is left on it`,
+			`destroy batch-1: pool batch is no more; nothing is left on it`,
 		},
 		{
 			"machines that have ended are not looked at",

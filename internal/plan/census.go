@@ -54,8 +54,9 @@ func (pl *pool) count() *tally {
 	return &t
 }
 
-// census says what the machines of a full pool do, as a task of the class sees them.
-func (pl *pool) census(c *class) string {
+// census says what the machines of a full pool do, as a task of the class sees them: one or all
+// where they have no room for it.
+func (pl *pool) census(c *class, one, all string) string {
 	if pl.tally == nil {
 		pl.tally = pl.count()
 	}
@@ -70,9 +71,9 @@ func (pl *pool) census(c *class) string {
 	}
 	switch {
 	case busy == pl.exist && busy == 1:
-		return " and it is busy"
+		return one
 	case busy == pl.exist:
-		return " and all are busy"
+		return all
 	}
 	var parts []string
 	add := func(n int, what string) {

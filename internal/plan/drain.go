@@ -2,6 +2,7 @@ package plan
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/dspool/dspool"
 )
@@ -24,13 +25,25 @@ func (p *planner) drain() {
 			continue
 		}
 		switch {
-		case len(m.Attempts) == 0:
-			p.destroy(m, why+"; no task is left on it")
+		case !m.busy:
+			p.destroy(m, why+"; nothing is left on it")
 		case m.DrainBy == nil:
 		case m.DrainBy.After(p.now):
 			p.wake(*m.DrainBy)
 		default:
-			p.destroy(m, fmt.Sprintf("%s; its deadline has passed with %s on it", why, count(int64(len(m.Attempts)), "task")))
+			p.destroy(m, fmt.Sprintf("%s; its deadline has passed with %s on it", why, m.load()))
 		}
 	}
+}
+
+// load says how many tasks and sessions are on the machine, if any.
+func (m *machine) load() string {
+	var parts []string
+	if n := len(m.Attempts); n > 0 {
+		parts = append(parts, count(int64(n), "task"))
+	}
+	if m.sessions > 0 {
+		parts = append(parts, count(int64(m.sessions), "session"))
+	}
+	return strings.Join(parts, " and ")
 }

@@ -105,6 +105,15 @@ func lines(p plan.Plan) []string {
 	for _, x := range p.Destroy {
 		add("destroy %s: %s", x.Machine, x.Reason)
 	}
+	for _, x := range p.Seat {
+		add("seat %d on %s (%v): %s", x.Session, x.Machine, x.Request, x.Reason)
+	}
+	for _, x := range p.Close {
+		add("close %d: %s", x.Session, x.Reason)
+	}
+	for _, x := range p.Queue {
+		add("session %d is number %d: %s", x.Session, x.Position, x.Reason)
+	}
 	for _, x := range p.Waiting {
 		add("job %d: %s", x.Job, x.Reason)
 	}
@@ -115,6 +124,33 @@ func lines(p plan.Plan) []string {
 		add("wake in %s", p.WakeAt.Sub(now))
 	}
 	return out
+}
+
+// guest is a session that waits since n seconds ago, with its user connected.
+func guest(id int64, user string, n int, change ...func(*plan.Session)) plan.Session {
+	s := plan.Session{ID: id, User: user, Pool: "batch", State: dspool.SessionWaiting, Request: res(1, 2),
+		Connections: 1, LastActive: ago(time.Duration(n) * time.Second), Since: ago(time.Duration(n) * time.Second)}
+	for _, f := range change {
+		f(&s)
+	}
+	return s
+}
+
+// on makes a session an open one on a machine, with its user connected.
+func on(machine string) func(*plan.Session) {
+	return func(s *plan.Session) { s.Machine, s.State = machine, dspool.SessionOpen }
+}
+
+// left is an open session on a machine in which nothing has lived for a time.
+func left(machine string, since time.Duration) func(*plan.Session) {
+	return func(s *plan.Session) {
+		s.Machine, s.State, s.Connections, s.LastActive, s.Since = machine, dspool.SessionOpen, 0, ago(since), ago(100*time.Hour)
+	}
+}
+
+func with(s plan.Snapshot, sessions ...plan.Session) plan.Snapshot {
+	s.Sessions = sessions
+	return s
 }
 
 type rule struct {

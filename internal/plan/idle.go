@@ -8,9 +8,9 @@ import (
 	"github.com/dspool/dspool"
 )
 
-// shrink destroys machines without attempts of pools that are over their max,
-// before tasks are placed on them: first those that take no tasks anyway, then those
-// not ready yet, then the longest idle. Those with attempts go on until they are idle.
+// shrink destroys machines without attempts and sessions of pools that are over their max,
+// before anything is placed on them: first those that take no tasks anyway, then those
+// not ready yet, then the longest idle. The others go on until they are idle.
 func (p *planner) shrink() {
 	for _, pl := range p.pools {
 		over := 0
@@ -47,7 +47,7 @@ func (p *planner) shrink() {
 	}
 }
 
-// idleMachines returns ready machines without attempts that this plan gives nothing,
+// idleMachines returns ready machines without attempts and sessions that this plan gives nothing,
 // longest idle first.
 func (pl *pool) idleMachines() []*machine {
 	var list []*machine

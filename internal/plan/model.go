@@ -19,13 +19,16 @@ type machine struct {
 	fill      float64 // largest part of it that is free: the fullest machine has the least
 	usable    bool    // takes tasks: now, or once it is ready
 	coming    bool    // being created or starting
-	busy      bool    // holds attempts, or this plan gives it tasks
+	busy      bool    // holds attempts or sessions, or this plan gives it some
 	destroyed bool    // by this plan
 	ahead     int     // attempts on it that hold no claim
 	recalled  bool    // some of those are asked back
 	reserved  *job    // the only one that may place tasks on it; nil is everybody
+	sessions  int     // that hold a part of it, and those that this plan gives it
+	people    vec     // what those hold
+	kept      *guest  // for whom it is kept free of more tasks; nil if for nobody
 	create    *dspool.Size
-	creator   *job   // for which this plan creates it; nil for min and spare
+	creator   *job   // for whose tasks this plan creates it; nil for sessions, min and spare
 	reason    string // of its creation where creator is nil
 }
 
@@ -34,6 +37,14 @@ func (m *machine) give(req vec, n int64) {
 	m.free = m.free.plus(req, -n)
 	m.fill = m.free.share(m.total)
 	m.busy = true
+}
+
+// give takes the room of n tasks or sessions of a machine of the yard.
+func (y *yard) give(m *machine, req vec, n int64) {
+	m.give(req, n)
+	if m.free.cpu <= 0 || m.free.mem <= 0 {
+		y.closed++
+	}
 }
 
 // fuller orders machines so that those in use come first and, of free ones, the
@@ -76,12 +87,26 @@ type pool struct {
 	users     map[string]*user
 	reserved  *machine
 	keptText  string             // about reserved, for the others
-	starved   *job               // first one that found no room, here or on any machine that could be made
+	starved   *need              // first that found no room, here or on any machine that could be made
 	stuck     map[string]blocker // by size: why no machine of it can be created
 	waiters   [2]*job            // first that waits for room, and first of another user
 	noted     blocker            // why it does not grow
 	notedSize *dspool.Size
 	surplus   []*machine // idle and not needed, longest idle first
+
+	places       int        // sessions per machine
+	guests       []*guest   // who waits to log in, in order
+	crowd        []*guest   // those of them for whom no place is in sight
+	crowdBlocker blocker    // why no machine can be created for them
+	crowdText    string     // about it
+	kept         []*machine // for them
+}
+
+// need is a machine that somebody waits for and that cannot be created.
+type need struct {
+	who     string
+	size    *dspool.Size
+	blocker blocker
 }
 
 // yard is a set of machines with room.
@@ -102,7 +127,7 @@ func (y *yard) add(m *machine) {
 	}
 }
 
-// user is a person with what their tasks hold in a pool.
+// user is a person with what their tasks and sessions hold in a pool.
 type user struct {
 	name  string
 	held  vec
@@ -122,6 +147,8 @@ type class struct {
 	fullReady int          // ready.grown+1 at which it was known not to fit
 	fullNext  int          // coming.grown+1 at which it was known not to fit
 	blocker   blocker      // why no machine can be created for it
+	barred    *machine     // that has room for it and is kept for a session
+	looked    bool         // whether barred is known
 }
 
 // job is a job with what the plan gives it.
@@ -167,17 +194,18 @@ func (j *job) spot(m *machine) *spot {
 
 // planner is one computation.
 type planner struct {
-	s     Snapshot
-	now   time.Time
-	plan  Plan
-	pools []*pool
-	by    map[string]*pool
-	jobs  []job // as in the snapshot
-	ids   map[int64]*job
-	all   []*machine // that exist
-	made  []*machine // that this plan creates
-	total vec        // of all machines that exist and those this plan creates
-	queue []queued   // attempts that hold no claim
+	s      Snapshot
+	now    time.Time
+	plan   Plan
+	pools  []*pool
+	by     map[string]*pool
+	jobs   []job // as in the snapshot
+	ids    map[int64]*job
+	all    []*machine // that exist
+	made   []*machine // that this plan creates
+	total  vec        // of all machines that exist and those this plan creates
+	queue  []queued   // attempts that hold no claim
+	guests []guest    // sessions that wait, in order
 }
 
 type queued struct {

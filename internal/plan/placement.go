@@ -18,10 +18,11 @@ const (
 
 // Compute decides what should happen. It does not modify s, and the same s and now
 // give the same plan. Attempts must be made in the order of Place, since machines start
-// them in the order of their identifiers. Its cost grows with machines, attempts and jobs, never with
+// them in the order of their identifiers. Its cost grows with machines, attempts, jobs and sessions, never with
 // the number of pending tasks.
 func Compute(s Snapshot, now time.Time) Plan {
 	p := newPlanner(s, now)
+	p.closeSessions()
 	p.drain()
 	p.shrink()
 	for _, m := range p.all {
@@ -37,6 +38,9 @@ func Compute(s Snapshot, now time.Time) Plan {
 	// A pool with few machines gets its next one before a pool with many.
 	order := slices.Clone(p.pools)
 	slices.SortStableFunc(order, func(a, b *pool) int { return cmp.Compare(a.exist, b.exist) })
+	for _, pl := range order {
+		p.seat(pl)
+	}
 	for _, pl := range order {
 		p.fill(pl)
 	}
@@ -135,7 +139,7 @@ func (p *planner) assign(pl *pool, j *job, n int64) int64 {
 	j.left -= got
 	if got < n {
 		if pl.starved == nil && j.class.blocker.byOthers() {
-			pl.starved = j
+			pl.starved = &need{who: j.title(), size: j.class.create, blocker: j.class.blocker}
 		}
 		p.reserve(pl, j)
 	}
@@ -156,11 +160,8 @@ func (y *yard) spread(j *job, full *int, n int64, took func(*machine, int64)) in
 		return 0
 	}
 	take := func(m *machine, k int64) {
-		m.give(c.req, k)
+		y.give(m, c.req, k)
 		took(m, k)
-		if m.free.cpu <= 0 || m.free.mem <= 0 {
-			y.closed++
-		}
 	}
 	var best *machine
 	fitting := 0
@@ -221,7 +222,7 @@ func (y *yard) knownFull(c *class) bool {
 // takes says whether one task of j fits the machine now.
 func (m *machine) takes(j *job) bool {
 	c := j.class
-	return c.req.fits(m.free) && (c.size == "" || c.size == m.size) && (m.reserved == nil || m.reserved == j)
+	return c.req.fits(m.free) && (c.size == "" || c.size == m.size) && m.kept == nil && (m.reserved == nil || m.reserved == j)
 }
 
 // addShape remembers one machine of each size and total.
@@ -249,13 +250,15 @@ func (p *planner) reserve(pl *pool, j *job) {
 	var best *machine
 	lack := 0.0
 	for _, m := range pl.ready.all {
-		if !req.fits(m.total) || (j.Size != "" && j.Size != m.size) {
+		if m.kept != nil || !req.fits(m.total) || (j.Size != "" && j.Size != m.size) {
 			continue
 		}
 		if l := req.plus(m.free, -1).share(m.total); best == nil || l < lack {
 			best, lack = m, l
 		}
 	}
-	best.reserved = j
-	pl.reserved = best
+	if best != nil {
+		best.reserved = j
+		pl.reserved = best
+	}
 }

@@ -93,8 +93,8 @@ type Plan struct {
 	Seat    []Seat         // waiting sessions that get a machine
 	Close   []CloseSession // sessions in which nothing lives any more
 	Queue   []Queued       // for every session that still waits, in order
-	Waiting []Waiting // for every job with pending tasks left after Place
-	Notes   []Note    // for every pool that should grow and does not
+	Waiting []Waiting      // for every job with pending tasks left after Place
+	Notes   []Note         // for every pool that should grow and does not
 	// WakeAt is when time alone will change the plan (a machine's idle time ends, a
 	// back-off passes); zero if never.
 	WakeAt time.Time

@@ -30,9 +30,13 @@ func (p *planner) report() {
 		}
 		p.plan.Waiting = append(p.plan.Waiting, Waiting{Job: j.ID, Reason: p.waiting(j, texts)})
 	}
+	p.lineUp()
 	for _, pl := range p.pools {
 		if j := pl.blockedJob(); j != nil {
 			pl.note(j.class.blocker, j.class.create)
+		}
+		if len(pl.crowd) > 0 && pl.crowdBlocker != noSize {
+			pl.note(pl.crowdBlocker, &pl.Sizes[0])
 		}
 		if b := pl.noted; b != free {
 			p.plan.Notes = append(p.plan.Notes, Note{Pool: pl.Name, Text: p.blockerText(pl, b, pl.notedSize)})
@@ -71,7 +75,8 @@ func (pl *pool) blockedJob() *job {
 	return nil
 }
 
-// note remembers why the pool does not grow; a job's need comes before min and spare.
+// note remembers why the pool does not grow; a person's need comes before a job's, and that
+// before min and spare.
 func (pl *pool) note(b blocker, size *dspool.Size) { pl.noted, pl.notedSize = b, size }
 
 // waiting says why the job's pending tasks wait.
@@ -92,6 +97,9 @@ func (p *planner) waiting(j *job, texts map[*class]string) string {
 			pl.keptText = fmt.Sprintf("machine %s is reserved for %s, which needs more room", kept.Name, kept.reserved.title())
 		}
 		return pl.keptText
+	case pl.barred(j.class) != nil:
+		m := pl.barred(j.class)
+		return fmt.Sprintf("machine %s is kept for %s, who waits to log in", m.Name, m.kept.User)
 	case len(j.next) == 1:
 		return "waits for a machine that is starting"
 	case len(j.next) > 1:
@@ -113,7 +121,7 @@ func (p *planner) classText(pl *pool, c *class) string {
 	if c.blocker != noSize {
 		text := p.blockerText(pl, c.blocker, c.create)
 		if c.blocker == poolMax {
-			text += pl.census(c)
+			text += pl.census(c, " and it is busy", " and all are busy")
 		}
 		return text
 	}
@@ -170,6 +178,57 @@ func (p *planner) fullText(size *dspool.Size) string {
 	}
 	return text + "the rest is kept for the min of other pools"
 }
+
+// barred returns a machine that is kept for a session and has room for the class, or nil.
+func (pl *pool) barred(c *class) *machine {
+	if !c.looked {
+		c.looked = true
+		i := slices.IndexFunc(pl.kept, func(m *machine) bool { return c.req.fits(m.free) && (c.size == "" || c.size == m.size) })
+		if i >= 0 {
+			c.barred = pl.kept[i]
+		}
+	}
+	return c.barred
+}
+
+// lineUp says of every session that still waits why, and at which place in its pool.
+func (p *planner) lineUp() {
+	positions := map[string]int{}
+	for i := range p.guests {
+		g := &p.guests[i]
+		if g.seated {
+			continue
+		}
+		positions[g.Pool]++
+		p.plan.Queue = append(p.plan.Queue, Queued{Session: g.ID, Position: positions[g.Pool], Reason: p.queued(g)})
+	}
+}
+
+func (p *planner) queued(g *guest) string {
+	pl := p.by[g.Pool]
+	switch {
+	case pl == nil:
+		return fmt.Sprintf("pool %s does not exist", g.Pool)
+	case g.next != nil && g.next.Machine == nil:
+		return "a machine is being created"
+	case g.next != nil:
+		return g.next.Name + " is starting"
+	case pl.crowdBlocker == noSize:
+		return fmt.Sprintf("pool %s has no size", pl.Name)
+	}
+	if pl.crowdText == "" {
+		pl.crowdText = p.blockerText(pl, pl.crowdBlocker, &pl.Sizes[0])
+	}
+	switch {
+	case g.kept != nil:
+		return fmt.Sprintf("%s; waits for tasks on machine %s to end", pl.crowdText, g.kept.Name)
+	case pl.crowdBlocker == poolMax:
+		return pl.crowdText + pl.census(&class{}, placesTaken, placesTaken)
+	}
+	return pl.crowdText
+}
+
+const placesTaken = " and every place is taken"
 
 func (j *job) title() string { return fmt.Sprintf("job %d of %s", j.ID, j.User) }
 

@@ -11,7 +11,10 @@ import (
 func newPlanner(s Snapshot, now time.Time) *planner {
 	p := &planner{s: s, now: now, by: make(map[string]*pool, len(s.Pools)), ids: make(map[int64]*job, len(s.Jobs))}
 	for i := range s.Pools {
-		pl := &pool{Pool: &s.Pools[i], classes: map[classKey]*class{}, users: map[string]*user{}, stuck: map[string]blocker{}}
+		pl := &pool{Pool: &s.Pools[i], classes: map[classKey]*class{}, users: map[string]*user{}, stuck: map[string]blocker{}, places: s.Pools[i].Policy.SessionsPerMachine}
+		if pl.places <= 0 {
+			pl.places = placesUnset
+		}
 		for _, size := range pl.Sizes {
 			pl.whole = pl.whole.upTo(toVec(size.Resources))
 		}
@@ -25,21 +28,32 @@ func newPlanner(s Snapshot, now time.Time) *planner {
 		p.ids[s.Jobs[i].ID] = &p.jobs[i]
 	}
 	p.addMachines()
+	p.addSessions()
 	p.addJobs()
 	return p
 }
 
 func (p *planner) addMachines() {
 	store := make([]machine, len(p.s.Machines))
+	seated := map[string][]*Session{}
+	for i := range p.s.Sessions {
+		if s := &p.s.Sessions[i]; s.State != dspool.SessionWaiting && s.State != dspool.SessionClosed {
+			seated[s.Machine] = append(seated[s.Machine], s)
+		}
+	}
 	for i := range p.s.Machines {
 		src := &p.s.Machines[i]
 		if src.State.Ended() {
 			continue
 		}
 		m := &store[i]
-		*m = machine{Machine: src, pool: p.by[src.Pool], index: i, size: src.Size, total: toVec(src.Resources), busy: len(src.Attempts) > 0}
+		*m = machine{Machine: src, pool: p.by[src.Pool], index: i, size: src.Size, total: toVec(src.Resources), busy: len(src.Attempts)+len(seated[src.Name]) > 0}
 		p.all = append(p.all, m)
 		p.total = p.total.plus(m.total, 1)
+		m.free = m.total
+		for _, s := range seated[src.Name] {
+			m.sit(s)
+		}
 		p.claim(m)
 		pl := m.pool
 		if pl == nil {
@@ -56,10 +70,9 @@ func (p *planner) addMachines() {
 	}
 }
 
-// claim finds which attempts of a machine hold its resources: running ones, and of
-// the others, in order, those that fit beside them.
+// claim finds which attempts of a machine hold its resources beside its sessions: running
+// ones, and of the others, in order, those that fit.
 func (p *planner) claim(m *machine) {
-	m.free = m.total
 	attempts := m.Attempts
 	byID := func(a, b Attempt) int { return cmp.Compare(a.ID, b.ID) }
 	if !slices.IsSortedFunc(attempts, byID) {
