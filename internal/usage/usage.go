@@ -49,19 +49,20 @@ type Machine struct {
 	From, To  time.Time
 }
 
-// Claim is a time in which a task held a part of a machine.
+// Claim is a time in which a task or a session held a part of a machine.
 type Claim struct {
 	Machine  string
 	User     string
-	Job      int64
+	Job      int64 // of the task; 0 if a session's
+	Session  int64 // 0 if a task's
 	Request  dspool.Resources
 	From, To time.Time
 }
 
 // Compute returns the bill, dearest row first and idle time last: one idle row, or by
-// pool one for each. Every claim on a machine of machines counts as a task of its row,
-// even one that took no time; claims on other machines are left out, and so is the part of a
-// claim that lies outside its machine's time. It does not modify its input.
+// pool one for each. By job, every session has a row of its own, with the key "session N".
+// Every task's claim on a machine of machines counts as a task of its row, even one that
+// took no time; claims on other machines are left out, and so is the part of a claim that lies outside its machine's time. It does not modify its input.
 func Compute(machines []Machine, claims []Claim, by By) []dspool.UsageRow {
 	b := bill{by: by, rows: map[rowKey]*dspool.UsageRow{}}
 	spans := byName(machines)
@@ -75,7 +76,9 @@ func Compute(machines []Machine, claims []Claim, by By) []dspool.UsageRow {
 		spans[m.Machine] = nil
 		own := held[m.Machine]
 		for i := range own {
-			b.row(&own[i], list[0].Pool).Tasks++
+			if r := b.row(&own[i], list[0].Pool); own[i].Session == 0 {
+				r.Tasks++
+			}
 		}
 		for _, span := range list {
 			b.add(span, own)
@@ -113,9 +116,9 @@ func byMachine(claims []Claim) map[string][]Claim {
 }
 
 type rowKey struct {
-	user, pool string
-	job        int64
-	idle       bool
+	user, pool   string
+	job, session int64
+	idle         bool
 }
 
 type bill struct {
@@ -131,6 +134,9 @@ func (b *bill) row(c *Claim, pool string) *dspool.UsageRow {
 	case ByPool:
 		return b.at(rowKey{pool: pool}, pool)
 	case ByJob:
+		if c.Session != 0 {
+			return b.at(rowKey{user: c.User, pool: pool, session: c.Session}, "session "+strconv.FormatInt(c.Session, 10))
+		}
 		return b.at(rowKey{user: c.User, pool: pool, job: c.Job}, strconv.FormatInt(c.Job, 10))
 	}
 	return b.at(rowKey{user: c.User}, c.User)
@@ -173,7 +179,7 @@ func (b *bill) sorted() []dspool.UsageRow {
 			}
 			return 1
 		}
-		return cmp.Or(cmp.Compare(y.r.Cost, x.r.Cost), cmp.Compare(x.k.job, y.k.job),
+		return cmp.Or(cmp.Compare(y.r.Cost, x.r.Cost), cmp.Compare(x.k.job, y.k.job), cmp.Compare(x.k.session, y.k.session),
 			cmp.Compare(x.r.Key, y.r.Key), cmp.Compare(x.k.pool, y.k.pool), cmp.Compare(x.k.user, y.k.user))
 	})
 	rows := make([]dspool.UsageRow, len(lines))

@@ -99,6 +99,31 @@ func TestCompute(t *testing.T) {
 			},
 		},
 		{
+			name: "a session costs what a task costs, and is none", machines: one,
+			claims: []usage.Claim{
+				{Machine: "batch-1", User: "ada", Session: 3, Request: res(1, 4, 0), From: at(0), To: at(100)},
+				claim("batch-1", "ada", 1, res(1, 4, 0), 0, 100),
+			},
+			want: []row{
+				{Key: "ada", User: "ada", MachineSeconds: 50, CPUSeconds: 200, GiBSeconds: 800, Tasks: 1, Cost: 50},
+				{Key: "(idle)", MachineSeconds: 50, CPUSeconds: 200, GiBSeconds: 800, Cost: 50},
+			},
+		},
+		{
+			name: "by job every session has its row, also beside a job of the same number", by: usage.ByJob, machines: one,
+			claims: []usage.Claim{
+				{Machine: "batch-1", User: "ada", Session: 10, Request: res(1, 4, 0), From: at(0), To: at(40)},
+				{Machine: "batch-1", User: "ada", Session: 9, Request: res(1, 4, 0), From: at(0), To: at(40)},
+				claim("batch-1", "ada", 9, res(1, 4, 0), 0, 80),
+			},
+			want: []row{
+				{Key: "9", Pool: "batch", User: "ada", MachineSeconds: 20, CPUSeconds: 80, GiBSeconds: 320, Tasks: 1, Cost: 20},
+				{Key: "session 9", Pool: "batch", User: "ada", MachineSeconds: 10, CPUSeconds: 40, GiBSeconds: 160, Cost: 10},
+				{Key: "session 10", Pool: "batch", User: "ada", MachineSeconds: 10, CPUSeconds: 40, GiBSeconds: 160, Cost: 10},
+				{Key: "(idle)", MachineSeconds: 60, CPUSeconds: 240, GiBSeconds: 960, Cost: 60},
+			},
+		},
+		{
 			name: "what lies outside the machine's time or on unknown machines costs nothing", machines: one,
 			claims: []usage.Claim{
 				claim("batch-1", "ada", 1, res(4, 1, 0), -50, 10),
@@ -173,12 +198,16 @@ func drawInput(t *rapid.T) ([]usage.Machine, []usage.Claim) {
 	for range rapid.IntRange(0, 30).Draw(t, "claims") {
 		from := second.Draw(t, "begin")
 		job := rapid.Int64Range(1, 5).Draw(t, "job")
-		claims = append(claims, usage.Claim{
+		c := usage.Claim{
 			Machine: rapid.SampledFrom(machines).Draw(t, "on").Machine,
 			User:    []string{"ada", "bob"}[job%2], Job: job,
 			Request: res(rapid.Float64Range(0, 9).Draw(t, "cpus"), rapid.Float64Range(0, 40).Draw(t, "memory"), rapid.IntRange(0, 2).Draw(t, "gpus")),
 			From:    at(from), To: at(from + rapid.Float64Range(-1, 500).Draw(t, "length")),
-		})
+		}
+		if rapid.Bool().Draw(t, "session") {
+			c.Job, c.Session = 0, job
+		}
+		claims = append(claims, c)
 	}
 	return machines, claims
 }
@@ -223,8 +252,14 @@ func TestBillProperties(t *testing.T) {
 			sum.GPUSeconds += r.GPUSeconds
 			sum.Tasks += r.Tasks
 		}
-		if sum.Tasks != int64(len(claims)) {
-			t.Fatalf("%d tasks on the bill, want %d", sum.Tasks, len(claims))
+		tasks := int64(0)
+		for _, c := range claims {
+			if c.Session == 0 {
+				tasks++
+			}
+		}
+		if sum.Tasks != tasks {
+			t.Fatalf("%d tasks on the bill, want %d", sum.Tasks, tasks)
 		}
 		sum.Tasks = 0
 		if diff := cmp.Diff(want, sum, cmpopts.EquateApprox(1e-9, 1e-6)); diff != "" {
