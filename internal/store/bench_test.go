@@ -228,3 +228,87 @@ func jobRow(tb testing.TB, array string) store.JobRow {
 		Spec: dspool.JobSpec{Name: "train", Pool: "batch", Array: array, CPUs: 0.5, Memory: 512 << 20,
 			Command: []string{"python3", "train.py"}, Env: map[string]string{"A": "b"}}}}
 }
+
+// 500 people at work: behind them a history of logins, before them a batch queue's machines.
+func openPeople(b *testing.B) *store.Store {
+	s := openBench(b)
+	write(b, s, addMachines(125))
+	write(b, s, func(tx *store.Tx) error {
+		for i := range 20_500 {
+			now := tx.Now()
+			r := store.SessionRow{UID: 20000 + i, Session: dspool.Session{User: fmt.Sprint("user", i%500), Pool: "lab", Machine: fmt.Sprintf("batch-%d", i%125+1),
+				State: dspool.SessionClosed, Request: dspool.Resources{CPUs: 0.25, Memory: 512 << 20}, Placed: &now}}
+			ended := &now
+			if i >= 20_000 {
+				r.State, ended = dspool.SessionOpen, nil
+			}
+			if err := tx.InsertSession(&r); err != nil {
+				return err
+			}
+			for k := range 2 {
+				if err := tx.AddConnection(dspool.Connection{ID: fmt.Sprint("c", i, "-", k), Session: r.ID, User: r.User, Ended: ended}); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+	return s
+}
+
+// What a planner reads of people.
+func BenchmarkSnapshotSessions500(b *testing.B) {
+	s := openPeople(b)
+	for b.Loop() {
+		err := s.Read(b.Context(), func(tx *store.Tx) error {
+			rs, err := tx.OpenSessions()
+			if err != nil || len(rs) != 500 || rs[0].Connections != 2 {
+				return fmt.Errorf("%d sessions: %v", len(rs), err)
+			}
+			ms, err := tx.LiveMachines()
+			if err != nil || len(ms) != 125 || ms[0].Claims != 4 {
+				return fmt.Errorf("%d machines: %v", len(ms), err)
+			}
+			return nil
+		})
+		if err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// What a login to a session that is open writes: the connection at its begin and at its end.
+func BenchmarkLogin(b *testing.B) {
+	s := openPeople(b)
+	n := 0
+	for b.Loop() {
+		n++
+		c := dspool.Connection{ID: fmt.Sprint("login", n), Session: 20_001, User: "user0"}
+		write(b, s, func(tx *store.Tx) error {
+			if _, err := tx.Session(c.Session); err != nil {
+				return err
+			}
+			return tx.AddConnection(c)
+		})
+		write(b, s, func(tx *store.Tx) error {
+			now := tx.Now()
+			c.BytesIn, c.Ended = 1, &now
+			return tx.UpdateConnections([]dspool.Connection{c})
+		})
+	}
+}
+
+// A gateway's report of 500 idle connections.
+func BenchmarkReport500(b *testing.B) {
+	s := openPeople(b)
+	var cs []dspool.Connection
+	for i := range 500 {
+		cs = append(cs, dspool.Connection{ID: fmt.Sprint("c", 20_000+i, "-0")})
+	}
+	for b.Loop() {
+		for i := range cs {
+			cs[i].BytesIn++
+		}
+		write(b, s, func(tx *store.Tx) error { return tx.UpdateConnections(cs) })
+	}
+}

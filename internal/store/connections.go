@@ -59,7 +59,6 @@ func (tx *Tx) OpenConnections(session int64) ([]dspool.Connection, error) {
 	if session != 0 {
 		where, args = ` AND session = ?`, []any{session}
 	}
-	// In memory they are put in order at no cost; the database would rather walk through all.
 	out, err := list(tx, scanConnection, `SELECT `+connectionColumns+` FROM connections WHERE ended IS NULL`+where+` ORDER BY started, id`, args...)
 	return out, wrap(err, "list open connections")
 }

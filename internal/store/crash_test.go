@@ -3,6 +3,7 @@ package store_test
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -60,6 +61,9 @@ func writeForEver(path string) error {
 			if err := tx.AddEvent(dspool.Event{Kind: "batch", Message: done}); err != nil {
 				return err
 			}
+			if err := relogin(tx); err != nil {
+				return err
+			}
 			return tx.SetSetting("batch", done)
 		})
 		if err != nil {
@@ -69,6 +73,38 @@ func writeForEver(path string) error {
 			return err
 		}
 	}
+}
+
+// relogin ends the session there is, with its connection, and begins the next.
+func relogin(tx *store.Tx) error {
+	last, err := tx.OpenSessions()
+	if err != nil {
+		return err
+	}
+	for _, old := range last {
+		cs, err := tx.OpenConnections(old.ID)
+		if err != nil {
+			return err
+		}
+		for i := range cs {
+			now := tx.Now()
+			cs[i].BytesIn, cs[i].Ended = old.ID, &now
+		}
+		old.State = dspool.SessionClosed
+		if err := errors.Join(tx.UpdateConnections(cs), tx.UpdateSession(old)); err != nil {
+			return err
+		}
+	}
+	serial, err := tx.NextSerial()
+	if err != nil {
+		return err
+	}
+	now := tx.Now()
+	s := store.SessionRow{UID: 20000, Session: dspool.Session{User: "ann", Pool: "lab", Machine: "batch-1", State: dspool.SessionOpen, Placed: &now}}
+	if err := tx.InsertSession(&s); err != nil {
+		return err
+	}
+	return errors.Join(tx.TouchRevision(s.ID), tx.AddConnection(dspool.Connection{ID: fmt.Sprint("c", serial), Session: s.ID}))
 }
 
 func atoi(s string) (n int, err error) {
@@ -119,6 +155,17 @@ func TestKilledAmidCommitsLosesNothingAcknowledged(t *testing.T) {
 			}
 			if len(events) != n || len(tasks) != 50*n || len(running) != 25*n {
 				t.Errorf("%d batches, but %d events, %d tasks, %d open attempts", n, len(events), len(tasks), len(running))
+			}
+			sessions, err := tx.Sessions(store.SessionFilter{All: true})
+			if err != nil {
+				return err
+			}
+			open, err := tx.OpenConnections(0)
+			if err != nil {
+				return err
+			}
+			if len(sessions) != n || sessions[0].State != dspool.SessionOpen || len(open) != 1 || open[0].Session != int64(n) || open[0].ID != fmt.Sprint("c", n) {
+				t.Errorf("%d batches, but %d sessions, and open are %v", n, len(sessions), open)
 			}
 			_, rev, err := tx.ClaimsSince("batch-1", 0)
 			if rev <= revision {

@@ -71,7 +71,8 @@ func (tx *Tx) UpdateMachine(m MachineRow) error {
 
 // Machine returns the machine called name, also one that has ended; NotFound if there never was one.
 func (tx *Tx) Machine(name string) (MachineRow, error) {
-	ms, err := tx.machines(`name = ?`, []any{name}, ``, `AND machine = ?`, name)
+	// Every revision is from 0 on: it keeps the database on the index of what is held now.
+	ms, err := tx.machines(`name = ?`, []any{name}, ``, `AND machine = ? AND revision >= 0`, name)
 	if err != nil || len(ms) == 0 {
 		if err == nil {
 			err = notFound("machine", name)
@@ -136,8 +137,8 @@ func (tx *Tx) machines(where string, args []any, order, claims string, claimArgs
 	return ms, nil
 }
 
-// idleSince is the later of when m became ready and when its last claim ended; nil while it has
-// claims, before it is ready and once it has ended.
+// idleSince is the later of when m became ready and when its last claim or session ended; nil while
+// it has any, before it is ready and once it has ended.
 func idleSince(m dspool.Machine, claimEnded *time.Time) *time.Time {
 	switch {
 	case m.Claims > 0 || m.ReadyAt == nil || m.State.Ended():

@@ -146,23 +146,18 @@ func (tx *Tx) Sessions(f SessionFilter) ([]SessionRow, error) {
 // NotFound if there is no such session, Conflict while it has no machine.
 func (tx *Tx) TouchRevision(id int64) error {
 	var machine string
-	found := false
-	err := tx.change(`UPDATE sessions SET revision = ? WHERE id = ? RETURNING machine`, []any{tx.last.revision + 1, id}, func(r row) error {
-		found = true
-		return r.Scan(textIn{&machine})
-	})
+	err := tx.change(`UPDATE sessions SET revision = ? WHERE id = ? AND machine IS NOT NULL RETURNING machine`, []any{tx.last.revision + 1, id},
+		func(r row) error { return r.Scan(&machine) })
 	if err != nil {
 		return wrap(err, "revise session %d", id)
 	}
-	if !found {
-		return sessionNotFound(id)
+	if machine == "" {
+		if _, err := tx.Session(id); err != nil {
+			return err
+		}
+		return dspool.Errorf(dspool.Conflict, "session %d has no machine that could be told", id)
 	}
 	tx.last.revision++
-	if machine == "" {
-		err := dspool.Errorf(dspool.Conflict, "session %d has no machine that could be told", id)
-		tx.doom(err)
-		return err
-	}
 	return tx.revise(map[string]bool{machine: true})
 }
 

@@ -28,9 +28,9 @@ type Store struct {
 	installation string
 	writeDB      *sql.DB
 	readDB       *sql.DB
-	writer       chan *session // holds the one writing connection while nobody writes; nil: to be opened
-	readers      chan *session // those that are free
-	last         atomic.Int64  // latest time given to a transaction
+	writer       chan *handle // holds the one writing connection while nobody writes; nil: to be opened
+	readers      chan *handle // those that are free
+	last         atomic.Int64 // latest time given to a transaction
 	closed       chan struct{}
 	closing      sync.Once
 	closeErr     error
@@ -47,8 +47,8 @@ func WithClock(now func() time.Time) Option { return func(s *Store) { s.clock = 
 func Open(ctx context.Context, path string, opts ...Option) (*Store, error) {
 	s := &Store{
 		clock:   time.Now,
-		writer:  make(chan *session, 1),
-		readers: make(chan *session, readers),
+		writer:  make(chan *handle, 1),
+		readers: make(chan *handle, readers),
 		closed:  make(chan struct{}),
 	}
 	for _, opt := range opts {
@@ -71,7 +71,7 @@ func (s *Store) open(ctx context.Context, path string) (err error) {
 	if s.writeDB, err = sql.Open("sqlite", dsn(path, false)); err != nil {
 		return err
 	}
-	// Sessions close for good, and take their connection's transaction with them.
+	// Handles close for good, and take their connection's transaction with them.
 	s.writeDB.SetMaxIdleConns(-1)
 	if err := migrateUp(ctx, s.writeDB, path); err != nil {
 		return translate(err)
@@ -131,39 +131,39 @@ func (s *Store) Read(ctx context.Context, fn func(*Tx) error) error {
 	return s.do(ctx, s.readers, s.readDB, false, fn)
 }
 
-func (s *Store) do(ctx context.Context, free chan *session, db *sql.DB, write bool, fn func(*Tx) error) error {
+func (s *Store) do(ctx context.Context, free chan *handle, db *sql.DB, write bool, fn func(*Tx) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	var ses *session
+	var h *handle
 	select {
 	case <-s.closed:
 		return errClosed
 	case <-ctx.Done():
 		return ctx.Err()
-	case ses = <-free:
+	case h = <-free:
 	}
-	defer func() { free <- ses }()
+	defer func() { free <- h }()
 	select {
 	case <-s.closed: // it was free at the same moment
 		return errClosed
 	default:
 	}
-	if ses == nil {
-		fresh, err := newSession(ctx, db)
+	if h == nil {
+		fresh, err := newHandle(ctx, db)
 		if err != nil {
 			return fmt.Errorf("open state: %w", translate(err))
 		}
-		ses = fresh
+		h = fresh
 	}
-	tx := &Tx{ctx: ctx, ses: ses, store: s, write: write}
+	tx := &Tx{ctx: ctx, h: h, store: s, write: write}
 	clean := false
 	defer func() {
 		// Also when fn panics or ends the goroutine. A connection whose transaction
 		// did not end as it should is not used again.
 		if !clean && tx.rollback() != nil {
-			_ = ses.close()
-			ses = nil
+			_ = h.close()
+			h = nil
 		}
 	}()
 	if err := tx.begin(); err != nil {

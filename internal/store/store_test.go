@@ -40,7 +40,8 @@ func TestReopenedStateGoesOnWhereItWas(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "odd ?name #1%41.db")
 	var installation, machine string
-	var attempt, revision, event int64
+	var attempt, revision, event, session int64
+	var serial uint64
 	for i := range int64(3) {
 		s := open(t, path)
 		if installation == "" {
@@ -80,6 +81,19 @@ func TestReopenedStateGoesOnWhereItWas(t *testing.T) {
 				t.Errorf("event %d after %d", events[0].ID, event)
 			}
 			event = events[0].ID
+			number, err := tx.NextSerial()
+			if number <= serial || err != nil {
+				t.Errorf("serial %d after %d: %v", number, serial, err)
+			}
+			serial = number
+			ses := store.SessionRow{Session: dspool.Session{User: "ann", Pool: "lab", State: dspool.SessionClosed}}
+			if err := tx.InsertSession(&ses); err != nil {
+				return err
+			}
+			if ses.ID <= session {
+				t.Errorf("session %d after %d", ses.ID, session)
+			}
+			session = ses.ID
 			// Nothing that carried a number is left when the state opens again.
 			if _, err := tx.PruneEvents(tx.Now().Add(time.Hour)); err != nil {
 				return err
@@ -212,6 +226,16 @@ func TestAWriteThatChangesNothingWritesNothing(t *testing.T) {
 		if err := tx.PutPool(dspool.Pool{Name: "batch"}); err != nil {
 			return err
 		}
+		if _, err := tx.User("ann"); dspool.ErrorCode(err) == dspool.NotFound {
+			if err := addPeople(tx); err != nil {
+				return err
+			}
+		}
+		err := errors.Join(tx.SetAdmin("ann", true), tx.SetPassword("ann", "x"), tx.SetDefaultPool("ann", "lab"), tx.AddMember("ml", "ann"),
+			tx.AddRevocation(store.RevokedSerial, "7", "x"), tx.UpdateConnections([]dspool.Connection{{ID: "c", BytesIn: 5}, {ID: "unknown", BytesIn: 5}}))
+		if err != nil {
+			return err
+		}
 		return tx.SetDesired([]int64{1, 2}, store.Cancel, "x")
 	}
 	if err := s.Write(t.Context(), same); err != nil {
@@ -243,4 +267,20 @@ func TestAWriteThatChangesNothingWritesNothing(t *testing.T) {
 	if log() == before {
 		t.Error("this test would not notice if it were")
 	}
+}
+
+func addPeople(tx *store.Tx) error {
+	ids := dspool.UIDRange{First: 20000, Last: 20009}
+	u, err := tx.AddUser("ann", false, ids)
+	if err != nil {
+		return err
+	}
+	if _, err := tx.AddGroup("ml", ids); err != nil {
+		return err
+	}
+	ses := store.SessionRow{Session: dspool.Session{User: "ann", Pool: "lab"}, UID: u.UID}
+	if err := tx.InsertSession(&ses); err != nil {
+		return err
+	}
+	return tx.AddConnection(dspool.Connection{ID: "c", Session: ses.ID, User: "ann"})
 }

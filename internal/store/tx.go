@@ -11,7 +11,7 @@ import (
 // Tx is a transaction. It belongs to the function it was given to.
 type Tx struct {
 	ctx   context.Context
-	ses   *session
+	h     *handle
 	store *Store
 	write bool
 	dirty bool // something changed
@@ -61,7 +61,7 @@ func (tx *Tx) commit() error {
 func (tx *Tx) rollback() error { return tx.control("ROLLBACK") }
 
 func (tx *Tx) control(statement string) error {
-	st, err := tx.ses.stmt(statement)
+	st, err := tx.h.stmt(statement)
 	if err != nil {
 		return err
 	}
@@ -90,7 +90,7 @@ func (tx *Tx) exec(query string, args ...any) (int64, error) {
 	if tx.doomed != nil {
 		return 0, tx.doomed
 	}
-	st, err := tx.ses.stmt(query)
+	st, err := tx.h.stmt(query)
 	if err != nil {
 		return 0, err
 	}
@@ -114,7 +114,7 @@ func (tx *Tx) each(query string, args []any, fn func(row) error) error {
 	if tx.doomed != nil {
 		return tx.doomed
 	}
-	st, err := tx.ses.stmt(query)
+	st, err := tx.h.stmt(query)
 	if err != nil {
 		return err
 	}

@@ -46,7 +46,7 @@ var machines = []check{
 		m.State, m.Failure, m.Cordoned, m.DrainBy = dspool.Destroying, "no answer", true, ptr(at(2))
 		m.Health, m.HealthReason, m.Address = dspool.Unhealthy, "disk full", "10.1.0.2"
 		m.AgentKey, m.Seen, m.Remove, m.Tries, m.RetryAt, m.AgentReady = "cd", at(3), "asked", 4, at(5), true
-		m.Reason, m.TokenHash, m.Image = "idle", "", "other"
+		m.Reason, m.TokenHash, m.Image, m.HostKey = "idle", "", "other", "ssh-ed25519 AAAA"
 		write(t, s, func(tx *store.Tx) error { return tx.UpdateMachine(m) })
 		same(t, machine(t, s, "batch-1"), m)
 	}},

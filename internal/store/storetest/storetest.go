@@ -22,7 +22,8 @@ type check struct {
 // Run proves every claim, each on an empty store of its own. open must close the store by
 // t.Cleanup.
 func Run(t *testing.T, open func(*testing.T) *store.Store) {
-	all := slices.Concat(transactions, configuration, users, machines, jobs, attempts, claims, tasks, events, operations, usage, whole)
+	all := slices.Concat(transactions, configuration, users, groups, keys, certificates, machines, jobs, attempts, claims, tasks,
+		sessions, connections, events, operations, usage, whole)
 	for _, c := range all {
 		t.Run(c.claim, func(t *testing.T) {
 			t.Parallel()

@@ -59,6 +59,27 @@ var usage = []check{
 			same(t, get(t, s, func(tx *store.Tx) ([]store.ClaimInterval, error) { return tx.ClaimIntervals(at(c.from), at(c.to)) }), c.want)
 		}
 	}},
+	{"session intervals last from the place on a machine to the end, cut to the range", func(t *testing.T, s *store.Store) {
+		ann, bob := openSession(t, s, "ann", 20000, "lab-1"), openSession(t, s, "bob", 20001, "lab-2") // from 5 on
+		closeSession(t, s, ann, 20)
+		closeSession(t, s, openSession(t, s, "cyd", 20002, ""), 20) // left before there was a machine
+		openSession(t, s, "dan", 20003, "")
+		row := func(r store.SessionRow, from, to int) store.SessionInterval {
+			return store.SessionInterval{Machine: r.Machine, User: r.User, Session: r.ID, Request: quarter, From: at(from), To: at(to)}
+		}
+		for _, c := range []struct {
+			from, to int
+			want     []store.SessionInterval
+		}{
+			{0, 30, []store.SessionInterval{row(ann, 5, 20), row(bob, 5, 30)}},
+			{6, 12, []store.SessionInterval{row(ann, 6, 12), row(bob, 6, 12)}},
+			{20, 21, []store.SessionInterval{row(bob, 20, 21)}},
+			{0, 5, nil},
+			{9, 9, nil},
+		} {
+			same(t, get(t, s, func(tx *store.Tx) ([]store.SessionInterval, error) { return tx.SessionIntervals(at(c.from), at(c.to)) }), c.want)
+		}
+	}},
 	{"nothing is billed beyond now", func(t *testing.T, s *store.Store) {
 		write(t, s, func(tx *store.Tx) error {
 			now := tx.Now()

@@ -1,8 +1,10 @@
 package storetest
 
 import (
+	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"testing"
 	"time"
 
@@ -29,6 +31,46 @@ var whole = []check{
 		j.Pending = set(t, "3-9")
 		j = insertJob(t, s, j)
 		same(t, job(t, s, j.ID), j)
+	}},
+	{"no field of a session or a connection is lost", func(t *testing.T, s *store.Store) {
+		var r store.SessionRow
+		var c dspool.Connection
+		n := 1
+		fill(reflect.ValueOf(&r).Elem(), &n)
+		fill(reflect.ValueOf(&c).Elem(), &n)
+		write(t, s, func(tx *store.Tx) error {
+			if err := tx.InsertSession(&r); err != nil {
+				return err
+			}
+			c.Session = r.ID
+			return tx.AddConnection(c)
+		})
+		r.Connections = 0 // the store's own to say, and this one has ended
+		same(t, session(t, s, r.ID), r)
+		same(t, get(t, s, func(tx *store.Tx) (dspool.Connection, error) { return tx.Connection(c.ID) }), c)
+	}},
+	{"no field of a user, a group or a key is lost", func(t *testing.T, s *store.Store) {
+		var u dspool.User
+		var k dspool.UserKey
+		n := 1
+		fill(reflect.ValueOf(&u).Elem(), &n)
+		fill(reflect.ValueOf(&k).Elem(), &n)
+		k.User = u.Name
+		ids := dspool.UIDRange{First: u.UID, Last: u.UID + 9}
+		write(t, s, func(tx *store.Tx) error {
+			got, err := tx.AddUser(u.Name, u.Admin, ids)
+			u.Created = got.Created
+			return errors.Join(err, tx.SetDefaultPool(u.Name, u.DefaultPool), tx.SetPassword(u.Name, "x"), tx.AddUserKey(k))
+		})
+		for _, g := range u.Groups {
+			write(t, s, func(tx *store.Tx) error {
+				_, err := tx.AddGroup(g, ids)
+				return errors.Join(err, tx.AddMember(g, u.Name))
+			})
+		}
+		slices.Sort(u.Groups)
+		same(t, get(t, s, func(tx *store.Tx) (dspool.User, error) { return tx.User(u.Name) }), u)
+		same(t, get(t, s, func(tx *store.Tx) (dspool.UserKey, error) { return tx.UserKey(k.User, k.Fingerprint) }), k)
 	}},
 	{"no field of a pool or an operation is lost", func(t *testing.T, s *store.Store) {
 		var p dspool.Pool

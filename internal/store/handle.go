@@ -11,43 +11,43 @@ import (
 	_ "modernc.org/sqlite" // the driver named "sqlite"
 )
 
-// session is a connection with its prepared statements.
-type session struct {
+// handle is a connection to the database with its prepared statements.
+type handle struct {
 	conn  *sql.Conn
 	stmts map[string]*sql.Stmt
 }
 
-func newSession(ctx context.Context, db *sql.DB) (*session, error) {
+func newHandle(ctx context.Context, db *sql.DB) (*handle, error) {
 	conn, err := db.Conn(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return &session{conn: conn, stmts: map[string]*sql.Stmt{}}, nil
+	return &handle{conn: conn, stmts: map[string]*sql.Stmt{}}, nil
 }
 
 // stmt returns the prepared form of query. Queries are constants or made from a few templates,
 // so the map stays small.
-func (s *session) stmt(query string) (*sql.Stmt, error) {
-	if st, ok := s.stmts[query]; ok {
+func (h *handle) stmt(query string) (*sql.Stmt, error) {
+	if st, ok := h.stmts[query]; ok {
 		return st, nil
 	}
-	st, err := s.conn.PrepareContext(context.Background(), query)
+	st, err := h.conn.PrepareContext(context.Background(), query)
 	if err != nil {
 		return nil, err
 	}
-	s.stmts[query] = st
+	h.stmts[query] = st
 	return st, nil
 }
 
-func (s *session) close() error {
-	if s == nil {
+func (h *handle) close() error {
+	if h == nil {
 		return nil
 	}
 	var errs []error
-	for _, st := range s.stmts {
+	for _, st := range h.stmts {
 		errs = append(errs, st.Close())
 	}
-	return errors.Join(append(errs, s.conn.Close())...)
+	return errors.Join(append(errs, h.conn.Close())...)
 }
 
 // createFile makes the file before SQLite does, which would let others read it; SQLite's own
