@@ -61,6 +61,14 @@ func (c *Config) finish(r *reader) {
 		c.checkMounts(r, p)
 	}
 	c.checkSharePaths(r)
+	for _, d := range c.Doors {
+		r.known(r.lines["door "+d.Listen], "door "+d.Listen, "pool", d.Pool, pools)
+	}
+	for _, u := range c.Users {
+		if u.DefaultPool != "" {
+			r.known(r.lines["user "+u.Name], "user "+u.Name, "pool", u.DefaultPool, pools)
+		}
+	}
 
 	d := &c.Defaults
 	for _, f := range []struct {

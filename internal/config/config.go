@@ -33,6 +33,7 @@ type Config struct {
 	// Server.Images, else in images/ beside the file, else the one inside the binary.
 	Images []dspool.Image
 	Pools  []dspool.Pool
+	Doors  []dspool.Door
 
 	file  string
 	lines map[string]int // "pool batch" → line
@@ -57,8 +58,11 @@ type Defaults struct {
 
 // User is an account that the file asks for.
 type User struct {
-	Name  string
-	Admin bool
+	Name        string
+	Admin       bool
+	Keys        []string // public keys, lines of .pub files; checked by whoever adds them
+	Groups      []string
+	DefaultPool string
 }
 
 // Problem is one thing wrong with a file.

@@ -54,7 +54,8 @@ func TestExampleIsWhatTheReadmePromises(t *testing.T) {
 	c := example(t)
 	pool := func(name string, kind dspool.PoolKind, idle time.Duration) dspool.Pool {
 		return dspool.Pool{Name: name, Kind: kind, Image: "UbuntuDSVM", Sizes: []string{"small"}, Min: 0, Max: 4, Internet: true,
-			Shares: []string{"home", "team"}, Policy: dspool.PoolPolicy{IdleAfter: dspool.Duration(idle), StartTimeout: dspool.Duration(2 * time.Minute)}}
+			Shares: []string{"home", "team"}, Policy: dspool.PoolPolicy{IdleAfter: dspool.Duration(idle), StartTimeout: dspool.Duration(2 * time.Minute),
+				SessionsPerMachine: 4, SessionIdle: dspool.Duration(time.Hour), KeepMost: dspool.Duration(24 * time.Hour)}}
 	}
 	if diff := cmp.Diff([]dspool.Pool{pool("batch", dspool.Batch, 30*time.Second), pool("lab", dspool.Interactive, 15*time.Minute)}, c.Pools); diff != "" {
 		t.Error(diff)

@@ -28,7 +28,7 @@ func Diff(current, wanted *Config) []api.Change {
 		changes = append(changes, api.Change{Action: "change", Kind: "server", Name: "server", Detail: d + " (from its next start)"})
 	}
 	changes = append(changes, diff("user", current.Users, wanted.Users, false, func(u User) (string, []pair) {
-		return u.Name, []pair{{"admin", fmt.Sprint(u.Admin)}}
+		return u.Name, []pair{{"admin", fmt.Sprint(u.Admin)}, {"keys", keyCount(u.Keys)}, {"groups", list(u.Groups)}, {"pool", u.DefaultPool}}
 	})...)
 	changes = append(changes, diff("size", current.Sizes, wanted.Sizes, true, sizePairs)...)
 	changes = append(changes, diff("share", current.Shares, wanted.Shares, true, func(s dspool.Share) (string, []pair) {
@@ -38,6 +38,9 @@ func Diff(current, wanted *Config) []api.Change {
 		return i.Name, []pair{{"recipe", i.Recipe}}
 	})...)
 	changes = append(changes, diff("pool", current.Pools, wanted.Pools, true, poolPairs)...)
+	changes = append(changes, diff("door", current.Doors, wanted.Doors, true, func(d dspool.Door) (string, []pair) {
+		return d.Listen, []pair{{"protocol", string(d.Protocol)}, {"pool", d.Pool}}
+	})...)
 	if d := details(defaultPairs(current), defaultPairs(wanted)); d != "" {
 		changes = append(changes, api.Change{Action: "change", Kind: "defaults", Name: "defaults", Detail: d})
 	}
@@ -125,7 +128,16 @@ func sizePairs(s dspool.Size) (string, []pair) {
 func poolPairs(p dspool.Pool) (string, []pair) {
 	return p.Name, []pair{{"kind", string(p.Kind)}, {"image", p.Image}, {"sizes", list(p.Sizes)}, {"min", fmt.Sprint(p.Min)}, {"max", fmt.Sprint(p.Max)},
 		{"spare", fmt.Sprint(p.Spare)}, {"shares", list(p.Shares)}, {"internet", fmt.Sprint(p.Internet)},
-		{"idle_after", p.Policy.IdleAfter.String()}, {"start_timeout", p.Policy.StartTimeout.String()}}
+		{"idle_after", p.Policy.IdleAfter.String()}, {"start_timeout", p.Policy.StartTimeout.String()},
+		{"sessions_per_machine", fmt.Sprint(p.Policy.SessionsPerMachine)}, {"session_idle", p.Policy.SessionIdle.String()},
+		{"keep_most", p.Policy.KeepMost.String()}, {"record", fmt.Sprint(p.Policy.Record)}}
+}
+
+func keyCount(keys []string) string {
+	if len(keys) == 0 {
+		return ""
+	}
+	return fmt.Sprint(len(keys))
 }
 
 // bytesExact is FormatBytes where that loses nothing, so that no two amounts look alike.

@@ -5,6 +5,7 @@ import (
 	"math"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -19,8 +20,13 @@ const (
 	DefaultListen       = "127.0.0.1:8443"
 	DefaultDisk         = 10 << 30
 	DefaultStartTimeout = dspool.Duration(2 * time.Minute)
-	FirstUID            = 20000 // lower ids are the host's own
-	LastUID             = 60000 // higher ones are nobody's, or beyond a machine's map
+
+	DefaultSessionsPerMachine = 4
+	DefaultSessionIdle        = dspool.Duration(time.Hour)
+	DefaultKeepMost           = dspool.Duration(24 * time.Hour)
+
+	FirstUID = 20000 // lower ids are the host's own
+	LastUID  = 60000 // higher ones are nobody's, or beyond a machine's map
 )
 
 // DefaultUIDs is the range of users unless the file gives one.
@@ -47,6 +53,8 @@ func (r *reader) rootFields(c *Config) []field {
 		named(r, "shares", "share", "File trees that machines mount, each with a name.", &c.Shares, r.shareFields, nil),
 		named(r, "images", "image", "Root file systems that machines start from, each with a name. "+DefaultImage+" is known without being listed.", &c.Images, r.imageFields, nil),
 		named(r, "pools", "pool", "Sets of like machines, each with a name.", &c.Pools, r.poolFields, (*reader).checkPool),
+		{key: "doors", form: "list of doors", unless: "none", doc: "Places where people come in.", inner: doorFields(r, new(dspool.Door)),
+			read: func(n *yaml.Node) { r.items(n, "doors", func(n *yaml.Node) { r.door(c, n) }) }},
 	}
 }
 
@@ -121,6 +129,10 @@ func (r *reader) usersFields(c *Config) []field {
 		return []field{
 			{key: "name", form: "name", doc: "For people, files and machines; the same everywhere.", read: scalar(r, &u.Name, "name of a user", parseText)},
 			{key: "admin", form: "true or false", unless: "false", doc: "May do everything, also as others.", read: scalar(r, &u.Admin, "admin of a user", parseBool)},
+			{key: "keys", form: "list of lines of .pub files", unless: "none", doc: "Public keys to log in with, beside those added by hand.",
+				read: words(r, &u.Keys, "keys of a user", func(s string) error { _, err := parseText(s); return err })},
+			{key: "groups", form: "list of names", unless: "none", doc: "Groups the user is in; made when missing.", read: words(r, &u.Groups, "groups of a user", dspool.CheckUserName)},
+			{key: "pool", form: "name of a pool", unless: "the door's", doc: "Where the user's logins land that name no pool.", read: scalar(r, &u.DefaultPool, "pool of a user", parseText)},
 		}
 	}
 	one := func(n *yaml.Node) {
@@ -203,7 +215,10 @@ func (r *reader) imageFields(i *dspool.Image, name string) []field {
 
 func (r *reader) poolFields(p *dspool.Pool, name string) []field {
 	p.Name, p.Kind, p.Image, p.Max, p.Internet = name, dspool.Batch, DefaultImage, 1, true
-	p.Policy = dspool.PoolPolicy{IdleAfter: -1, StartTimeout: DefaultStartTimeout}
+	p.Policy = dspool.PoolPolicy{
+		IdleAfter: -1, StartTimeout: DefaultStartTimeout,
+		SessionsPerMachine: DefaultSessionsPerMachine, SessionIdle: DefaultSessionIdle, KeepMost: DefaultKeepMost,
+	}
 	p.Sizes, p.Shares = []string{}, []string{}
 	where := func(key string) string { return key + " of pool " + name }
 	anyWord := func(s string) error { _, err := parseText(s); return err }
@@ -217,6 +232,14 @@ func (r *reader) poolFields(p *dspool.Pool, name string) []field {
 			read: scalar(r, &p.Policy.IdleAfter, where("idle_after"), parseDuration(0, 30*24*time.Hour))},
 		{key: "start_timeout", form: "duration", unless: DefaultStartTimeout.String(), doc: "How long a created machine may take to join before it counts as failed.",
 			read: scalar(r, &p.Policy.StartTimeout, where("start_timeout"), parseDuration(time.Second, time.Hour))},
+		{key: "sessions_per_machine", form: "whole number", unless: fmt.Sprint(DefaultSessionsPerMachine), doc: "People on one machine; each holds that part of it.",
+			read: scalar(r, &p.Policy.SessionsPerMachine, where("sessions_per_machine"), parseInt(1, 100))},
+		{key: "session_idle", form: "duration", unless: DefaultSessionIdle.String(), doc: "How long a session stays with nobody connected and nothing alive in it.",
+			read: scalar(r, &p.Policy.SessionIdle, where("session_idle"), parseDuration(time.Second, 30*24*time.Hour))},
+		{key: "keep_most", form: "duration", unless: DefaultKeepMost.String(), doc: "The longest that people may keep a session or put off a drain.",
+			read: scalar(r, &p.Policy.KeepMost, where("keep_most"), parseDuration(0, 90*24*time.Hour))},
+		{key: "record", form: "true or false", unless: "false", doc: "Whether terminals are recorded, as asciicast files in the state directory; people are told.",
+			read: scalar(r, &p.Policy.Record, where("record"), parseBool)},
 	}
 	return []field{
 		{key: "kind", form: "batch, interactive or service", unless: "batch", doc: "Defaults of the policy; any pool takes jobs and people.", read: scalar(r, &p.Kind, where("kind"), kind)},
@@ -244,6 +267,35 @@ func (r *reader) checkPool(p *dspool.Pool, n *yaml.Node, where string) {
 	}
 	if p.Spare > p.Max {
 		r.problem(n, "raise max or lower spare", "%s has spare %d above max %d", where, p.Spare, p.Max)
+	}
+}
+
+func doorFields(r *reader, d *dspool.Door) []field {
+	d.Protocol = dspool.ProtocolSSH
+	protocol := func(s string) (dspool.Protocol, error) {
+		w, err := parseWord(string(dspool.ProtocolSSH))(s)
+		return dspool.Protocol(w), err
+	}
+	return []field{
+		{key: "listen", form: "HOST:PORT", doc: "Where people come in, such as :2222.", read: scalar(r, &d.Listen, "listen of a door", parseListen)},
+		{key: "protocol", form: "ssh", unless: "ssh", doc: "How they come in.", read: scalar(r, &d.Protocol, "protocol of a door", protocol)},
+		{key: "pool", form: "name of a pool", doc: "Where people land who name no other.", read: scalar(r, &d.Pool, "pool of a door", parseText)},
+	}
+}
+
+func (r *reader) door(c *Config, n *yaml.Node) {
+	var d dspool.Door
+	r.mapping(n, "a door", doorFields(r, &d))
+	switch {
+	case d.Listen == "" && !r.problemSince(n, "listen of a door"):
+		r.problem(n, "for example listen: :2222", "a door has no listen")
+	case d.Pool == "" && !r.problemSince(n, "pool of a door"):
+		r.problem(n, "for example pool: lab", "the door %s has no pool", d.Listen)
+	case slices.ContainsFunc(c.Doors, func(o dspool.Door) bool { return o.Listen == d.Listen }):
+		r.problem(n, "give it another port", "two doors listen at %s", d.Listen)
+	default:
+		r.lines["door "+d.Listen] = n.Line
+		c.Doors = append(c.Doors, d)
 	}
 }
 

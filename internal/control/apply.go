@@ -34,6 +34,7 @@ func (c *Control) Apply(ctx context.Context, who auth.Subject, req api.ApplyRequ
 	cfg, problems := config.Parse(req.Name, []byte(req.Text), req.Dir)
 	if len(problems) == 0 {
 		cfg.SetStateDir(c.StateDir)
+		problems = keysOfFile(cfg)
 		for i := range cfg.Images {
 			if err := c.findRecipe(&cfg.Images[i], cfg.Server.Images, req.Dir); err != nil {
 				message, hint := err.Error(), ""
@@ -48,7 +49,7 @@ func (c *Control) Apply(ctx context.Context, who auth.Subject, req api.ApplyRequ
 		return res, problemsError(problems)
 	}
 	err = c.write(ctx, func(w *work) error {
-		current, err := currentConfig(w.Tx)
+		current, err := currentConfig(w.Tx, cfg)
 		if err != nil {
 			return err
 		}
@@ -94,8 +95,8 @@ func problemsError(problems []config.Problem) error {
 	return &Problems{Sum: config.Err(problems), Fields: config.FieldProblems(problems)}
 }
 
-// currentConfig is what is applied now, in the form of a file.
-func currentConfig(tx *store.Tx) (*config.Config, error) {
+// currentConfig is what is applied now, in the form of a file that says as much as wanted.
+func currentConfig(tx *store.Tx, wanted *config.Config) (*config.Config, error) {
 	cfg := &config.Config{}
 	var err error
 	if cfg.Pools, err = tx.Pools(); err != nil {
@@ -115,7 +116,14 @@ func currentConfig(tx *store.Tx) (*config.Config, error) {
 		return nil, err
 	}
 	for _, u := range users {
-		cfg.Users = append(cfg.Users, config.User{Name: u.Name, Admin: u.Admin})
+		now, err := fileUser(tx, u, wanted.Users)
+		if err != nil {
+			return nil, err
+		}
+		cfg.Users = append(cfg.Users, now)
+	}
+	if cfg.Doors, err = doorsOf(tx); err != nil {
+		return nil, err
 	}
 	for key, into := range map[string]*string{settingUser: &cfg.Defaults.User, settingPool: &cfg.Defaults.Pool, settingJobsShare: &cfg.Defaults.JobsShare} {
 		if *into, err = tx.Setting(key); err != nil {
@@ -233,15 +241,12 @@ func (w *work) apply(who auth.Subject, current, cfg *config.Config, changes []ap
 		}
 	}
 	for _, u := range cfg.Users {
-		if _, err := w.User(u.Name); dspool.ErrorCode(err) == dspool.NotFound {
-			if _, err := w.addUser(who, u.Name, u.Admin); err != nil {
-				return err
-			}
-		} else if err != nil {
-			return err
-		} else if err := w.SetAdmin(u.Name, u.Admin); err != nil {
+		if err := w.applyUser(who, u); err != nil {
 			return err
 		}
+	}
+	if err := w.setDoors(cfg.Doors); err != nil {
+		return err
 	}
 	for _, ch := range changes {
 		if ch.Action == "remove" {
