@@ -40,6 +40,13 @@ func (c *Control) Usage(ctx context.Context, who auth.Subject, by string, from, 
 		for _, cl := range cs {
 			claims = append(claims, usage.Claim{Machine: cl.Machine, User: cl.User, Job: cl.Job, Request: cl.Request, From: cl.From, To: cl.To})
 		}
+		if err != nil {
+			return err
+		}
+		ss, err := tx.SessionIntervals(from, to)
+		for _, s := range ss {
+			claims = append(claims, usage.Claim{Machine: s.Machine, User: s.User, Session: s.Session, Request: s.Request, From: s.From, To: s.To})
+		}
 		return err
 	})
 	if err != nil {

@@ -136,6 +136,9 @@ func (l *Loop) Run(ctx context.Context) error {
 			observe.Reset(l.ObserveEvery)
 		case got := <-l.lists:
 			l.observe(ctx, got)
+			if err := l.Control.EndSilentConnections(ctx); err != nil && ctx.Err() == nil {
+				l.Log.Error("end silent connections", "err", err)
+			}
 		case <-tidy.C:
 			if err := l.Control.PruneEvents(ctx); err != nil && ctx.Err() == nil {
 				l.Log.Error("prune events", "err", err)
