@@ -46,6 +46,8 @@ func drawSnapshot(t *rapid.T) plan.Snapshot {
 			Policy: dspool.PoolPolicy{IdleAfter: dspool.Duration(rapid.IntRange(0, 60).Draw(t, "idle after")) * dspool.Duration(time.Second)}}}
 		p.Min = rapid.IntRange(0, p.Max).Draw(t, "min")
 		p.Sizes = rapid.Permutation(sizes).Draw(t, "sizes")[:rapid.IntRange(1, len(sizes)).Draw(t, "number of sizes")]
+		p.Policy.SessionsPerMachine = rapid.IntRange(0, 7).Draw(t, "sessions per machine")
+		p.Policy.SessionIdle = dspool.Duration(rapid.IntRange(0, 60).Draw(t, "session idle")) * dspool.Duration(time.Second)
 		if yes("blocked") {
 			p.Blocked = "the image is being built"
 		}
@@ -109,12 +111,13 @@ func drawSnapshot(t *rapid.T) plan.Snapshot {
 		}
 		s.Machines = append(s.Machines, m)
 	}
+	drawSessions(t, &s, names)
 	return s
 }
 
 // clone copies all that a computation could write to.
 func clone(s plan.Snapshot) plan.Snapshot {
-	s.Pools, s.Machines, s.Jobs = slices.Clone(s.Pools), slices.Clone(s.Machines), slices.Clone(s.Jobs)
+	s.Pools, s.Machines, s.Jobs, s.Sessions = slices.Clone(s.Pools), slices.Clone(s.Machines), slices.Clone(s.Jobs), slices.Clone(s.Sessions)
 	for i := range s.Pools {
 		s.Pools[i].Sizes = slices.Clone(s.Pools[i].Sizes)
 	}
@@ -124,9 +127,12 @@ func clone(s plan.Snapshot) plan.Snapshot {
 	return s
 }
 
-// free is what the claims on a machine leave: running ones, then what fits beside them.
-func free(m plan.Machine) (left dspool.Resources, ahead int) {
+// free is what the claims on a machine leave: sessions and running attempts, then what fits beside them.
+func free(s plan.Snapshot, m plan.Machine) (left dspool.Resources, ahead int) {
 	left = m.Resources
+	for _, x := range seated(s, m.Name) {
+		left = left.Sub(x.Request)
+	}
 	for _, a := range m.Attempts {
 		if a.Running {
 			left = left.Sub(a.Request)
@@ -159,6 +165,7 @@ func verify(t fataler, s plan.Snapshot, at time.Time) plan.Plan {
 	}
 	verifyMachines(t, s, p, at)
 	verifyTasks(t, s, p)
+	verifySessions(t, s, p, at)
 	if !p.WakeAt.IsZero() && !p.WakeAt.After(at) {
 		t.Fatalf("it wakes at %v, which is not after %v", p.WakeAt, at)
 	}
@@ -210,8 +217,8 @@ func verifyMachines(t fataler, s plan.Snapshot, p plan.Plan, at time.Time) {
 		if !ok || m.State == dspool.Destroying {
 			t.Fatalf("%s is destroyed, or destroyed twice", d.Machine)
 		}
-		if len(m.Attempts) > 0 && (m.DrainBy == nil || m.DrainBy.After(at)) {
-			t.Fatalf("%s is destroyed with attempts on it: %s", d.Machine, d.Reason)
+		if len(m.Attempts)+len(seated(s, m.Name)) > 0 && (m.DrainBy == nil || m.DrainBy.After(at)) {
+			t.Fatalf("%s is destroyed with attempts or sessions on it: %s", d.Machine, d.Reason)
 		}
 		if m.Cordoned && m.DrainBy == nil && m.Remove == "" && m.Pool != "gone" {
 			t.Fatalf("%s is cordoned and destroyed: %s", d.Machine, d.Reason)
@@ -220,7 +227,13 @@ func verifyMachines(t fataler, s plan.Snapshot, p plan.Plan, at time.Time) {
 	}
 	left, ahead := map[string]dspool.Resources{}, map[string]int{}
 	for _, m := range machines {
-		left[m.Name], ahead[m.Name] = free(m)
+		left[m.Name], ahead[m.Name] = free(s, m)
+	}
+	for _, x := range p.Seat {
+		left[x.Machine] = left[x.Machine].Sub(x.Request)
+		if !(dspool.Resources{}).Fits(left[x.Machine]) {
+			t.Fatalf("%s is overfull of people", x.Machine)
+		}
 	}
 	jobs := map[int64]plan.Job{}
 	for _, j := range s.Jobs {
@@ -281,7 +294,7 @@ func verifyTasks(t fataler, s plan.Snapshot, p plan.Plan) {
 	}
 	kept := 0
 	for _, c := range p.Create {
-		if strings.Contains(c.Reason, "keeps") {
+		if strings.Contains(c.Reason, "keeps") || strings.Contains(c.Reason, "log in") {
 			kept++
 		}
 	}
@@ -315,9 +328,18 @@ func TestOnePassLeavesNoRoomUnused(t *testing.T) {
 		s := drawSnapshot(t)
 		p := plan.Compute(s, now)
 		reserved := strings.Join(lines(p), "\n")
+		kept := map[string]bool{} // for people
+		for _, q := range p.Queue {
+			if _, name, ok := strings.Cut(q.Reason, "tasks on machine "); ok {
+				kept[strings.TrimSuffix(name, " to end")] = true
+			}
+		}
 		left := map[string]dspool.Resources{}
 		for _, m := range s.Machines {
-			left[m.Name], _ = free(m)
+			left[m.Name], _ = free(s, m)
+		}
+		for _, x := range p.Seat {
+			left[x.Machine] = left[x.Machine].Sub(x.Request)
 		}
 		for _, d := range p.Destroy {
 			delete(left, d.Machine)
@@ -338,7 +360,7 @@ func TestOnePassLeavesNoRoomUnused(t *testing.T) {
 			}
 			for _, m := range s.Machines {
 				room, ok := left[m.Name]
-				usable := ok && m.State == dspool.Ready && m.Health == dspool.Healthy && !m.Cordoned && m.DrainBy == nil && m.Remove == ""
+				usable := ok && !kept[m.Name] && m.State == dspool.Ready && m.Health == dspool.Healthy && !m.Cordoned && m.DrainBy == nil && m.Remove == ""
 				if usable && m.Pool == j.Pool && (j.Size == "" || j.Size == m.Size) && j.Request.Fits(room) && !strings.Contains(reserved, fmt.Sprintf("job %d: machine %s is reserved", j.ID, m.Name)) {
 					t.Fatalf("job %d waits though %s has room: %q\n%+v", j.ID, m.Name, lines(p), s)
 				}
@@ -373,6 +395,9 @@ func TestTimeAloneChangesNothingBeforeWakeAt(t *testing.T) {
 			}
 			for i := range p.Notes {
 				p.Notes[i].Text, _, _ = strings.Cut(p.Notes[i].Text, "; next try in")
+			}
+			for i := range p.Queue {
+				p.Queue[i].Reason, _, _ = strings.Cut(p.Queue[i].Reason, "; next try in")
 			}
 		}
 		if !reflect.DeepEqual(first, later) {

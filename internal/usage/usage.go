@@ -62,7 +62,8 @@ type Claim struct {
 // Compute returns the bill, dearest row first and idle time last: one idle row, or by
 // pool one for each. By job, every session has a row of its own, with the key "session N".
 // Every task's claim on a machine of machines counts as a task of its row, even one that
-// took no time; claims on other machines are left out, and so is the part of a claim that lies outside its machine's time. It does not modify its input.
+// took no time; claims on other machines are left out, and so is the part of a claim
+// that lies outside its machine's time. It does not modify its input.
 func Compute(machines []Machine, claims []Claim, by By) []dspool.UsageRow {
 	b := bill{by: by, rows: map[rowKey]*dspool.UsageRow{}}
 	spans := byName(machines)
