@@ -58,7 +58,7 @@ func TestUnifiedControlGroups(t *testing.T) {
 		"-nodefaults", "-no-user-config", "-no-reboot", "-display", "none",
 		"-machine", "q35", "-accel", "tcg,thread=single", "-cpu", "max", "-smp", "1", "-m", memory,
 		"-kernel", linux.image, "-initrd", initrd,
-		"-append", "console=ttyS0 quiet panic=-1 cgroup_no_v1=all rdinit=/guest dspool.image="+key+" dspool.only="+os.Getenv("DSPOOL_TEST_CGROUP2_ONLY"),
+		"-append", "console=ttyS0 quiet panic=-1 mitigations=off cgroup_no_v1=all rdinit=/guest dspool.image="+key+" dspool.only="+os.Getenv("DSPOOL_TEST_CGROUP2_ONLY"),
 		"-drive", "file="+disk+",format=raw,if=virtio,snapshot=on",
 		"-serial", "file:"+console, "-serial", "stdio", "-device", "virtio-rng-pci")
 	cmd.WaitDelay = 5 * time.Second
