@@ -59,6 +59,7 @@ type Server struct {
 	apiAddr   net.Addr
 	agentAddr net.Addr
 	servers   []*http.Server
+	fresh     freshConns
 	loopStop  context.CancelFunc
 	done      sync.WaitGroup
 	failed    chan error
@@ -258,6 +259,7 @@ func (s *Server) serve(l net.Listener, h http.Handler, what string) {
 		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
 	s.servers = append(s.servers, srv)
+	srv.ConnState = s.fresh.note
 	s.done.Go(func() {
 		if err := srv.Serve(l); err != nil && !errors.Is(err, http.ErrServerClosed) {
 			s.failed <- fmt.Errorf("serve %s: %w", what, err)

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"net"
 	"net/http"
 	"sync"
 	"time"
@@ -24,6 +25,7 @@ func (s *Server) Close() {
 		closing.Go(func() { shutdown(ctx, srv) })
 		<-begun // from here on no connection takes another request
 	}
+	s.fresh.close()
 	if s.Control != nil {
 		s.Control.Stop() // who waits for something to change waits no more
 	}
@@ -34,6 +36,34 @@ func (s *Server) Close() {
 func shutdown(ctx context.Context, srv *http.Server) {
 	if srv.Shutdown(ctx) != nil {
 		srv.Close()
+	}
+}
+
+// freshConns are the connections on which no request has come yet. Clients keep some in reserve,
+// and Shutdown would wait 5 seconds for each to say something.
+type freshConns struct {
+	mu    sync.Mutex
+	conns map[net.Conn]bool
+}
+
+func (f *freshConns) note(c net.Conn, state http.ConnState) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.conns == nil {
+		f.conns = map[net.Conn]bool{}
+	}
+	if state == http.StateNew {
+		f.conns[c] = true
+	} else {
+		delete(f.conns, c)
+	}
+}
+
+func (f *freshConns) close() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for c := range f.conns {
+		c.Close()
 	}
 }
 
