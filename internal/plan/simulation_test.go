@@ -31,6 +31,8 @@ type world struct {
 	peak     map[string]int           // machines at once, by pool
 	life     map[string]time.Time     // when machines became ready
 	min      map[string]time.Duration // shortest time a machine was ready before the idle rule took it
+	logins   int64                    // sessions so far
+	seats    []int64                  // sessions in the order in which they got a place
 }
 
 type event struct {
@@ -100,7 +102,7 @@ func (w *world) settled(before plan.Snapshot) {
 	if slices.ContainsFunc(first.Waiting, func(x plan.Waiting) bool { return strings.Contains(x.Reason, "reserved") }) {
 		p.Place = nil // it is another user's turn, perhaps with less than was kept for the first
 	}
-	if len(p.Create)+len(p.Destroy)+len(p.Place)+len(p.Recall) > 0 {
+	if len(p.Create)+len(p.Destroy)+len(p.Place)+len(p.Recall)+len(p.Seat)+len(p.Close) > 0 {
 		w.t.Fatalf("a second plan at the same moment wants more: %q\nthe first was %q\nof %+v", lines(p), lines(first), before)
 	}
 }
@@ -120,6 +122,12 @@ func (w *world) apply(p plan.Plan) {
 		if _, ok := w.firstRun[j.ID]; !ok {
 			w.firstRun[j.ID] = w.now
 		}
+	}
+	for _, x := range p.Seat {
+		w.seat(x)
+	}
+	for _, x := range p.Close {
+		w.close(x.Session)
 	}
 	for _, d := range p.Destroy {
 		m := w.machine(d.Machine)
@@ -203,12 +211,18 @@ func (w *world) create(c plan.Create) {
 }
 
 func (w *world) gone(name string) {
+	if n := len(seated(w.s, name)); n > 0 {
+		w.t.Fatalf("%s is gone with %d sessions on it", name, n)
+	}
 	w.s.Machines = slices.DeleteFunc(w.s.Machines, func(m plan.Machine) bool { return m.Name == name })
 }
 
 // agent starts what fits, in order.
 func (w *world) agent(m *plan.Machine) {
 	left := m.Resources
+	for _, x := range seated(w.s, m.Name) {
+		left = left.Sub(x.Request)
+	}
 	for _, a := range m.Attempts {
 		if a.Running {
 			left = left.Sub(a.Request)
@@ -233,9 +247,8 @@ func (w *world) end(machine string, id int64) {
 	m := w.machine(machine)
 	i := slices.IndexFunc(m.Attempts, func(a plan.Attempt) bool { return a.ID == id })
 	j := w.job(m.Attempts[i].Job)
-	if m.Attempts = slices.Delete(m.Attempts, i, i+1); len(m.Attempts) == 0 {
-		m.IdleSince = w.now
-	}
+	m.Attempts = slices.Delete(m.Attempts, i, i+1)
+	w.rest(m)
 	j.Placed--
 	w.ran[j.ID]++
 	j.TaskTime = w.length[j.ID]
@@ -293,6 +306,9 @@ func TestEveryWorldComesToRest(t *testing.T) {
 				t.Fatalf("job %d still has %d pending and %d placed tasks: %v", j.ID, j.Pending, j.Placed, lines(plan.Compute(w.s, w.now)))
 			}
 		}
+		if len(w.s.Sessions) > 0 {
+			t.Fatalf("sessions are left: %+v", w.s.Sessions)
+		}
 		for _, p := range w.s.Pools {
 			n := 0
 			for _, m := range w.s.Machines {
@@ -317,6 +333,8 @@ func drawWorld(t *rapid.T) *world {
 		p := plan.Pool{Pool: dspool.Pool{Name: name, Max: rapid.IntRange(1, 5).Draw(t, "max"), Spare: rapid.IntRange(0, 2).Draw(t, "spare"),
 			Policy: dspool.PoolPolicy{IdleAfter: dspool.Duration(rapid.IntRange(1, 60).Draw(t, "idle after")) * dspool.Duration(time.Second)}}}
 		p.Min = rapid.IntRange(0, p.Max).Draw(t, "min")
+		p.Policy.SessionsPerMachine = rapid.IntRange(0, 5).Draw(t, "sessions per machine")
+		p.Policy.SessionIdle = dspool.Duration(rapid.IntRange(0, 90).Draw(t, "session idle")) * dspool.Duration(time.Second)
 		p.Sizes = []dspool.Size{small, big}
 		if rapid.Bool().Draw(t, "big first") {
 			p.Sizes = []dspool.Size{big, small}
@@ -331,7 +349,7 @@ func drawWorld(t *rapid.T) *world {
 	s.Capacity = s.Capacity.Add(largest).Add(res(float64(rapid.IntRange(0, 8).Draw(t, "more cpus")), 64))
 	s.MaxMachines += rapid.IntRange(1, 5).Draw(t, "more machines")
 	w := newWorld(t, s)
-	jobs := rapid.IntRange(1, 5).Draw(t, "jobs")
+	jobs := rapid.IntRange(0, 5).Draw(t, "jobs")
 	for id := range int64(jobs) {
 		r := dspool.Resources{CPUs: float64(rapid.IntRange(1, 40).Draw(t, "cpus")) / 10, Memory: rapid.Int64Range(1, 8).Draw(t, "gibs") * gib}
 		j := job(id+1, rapid.SampledFrom([]string{"ada", "bob", "cyd"}).Draw(t, "user"), rapid.Int64Range(1, 40).Draw(t, "tasks"), wants(r))
@@ -346,6 +364,7 @@ func drawWorld(t *rapid.T) *world {
 			w.s.Jobs = append(w.s.Jobs, j)
 		})
 	}
+	drawLogins(t, w)
 	luck := rapid.SliceOfN(rapid.IntRange(0, 3), 20, 20).Draw(t, "luck")
 	w.boot = func() (time.Duration, bool) {
 		k := luck[w.machines%len(luck)]
