@@ -152,11 +152,11 @@ func (d *decoder) from(n *yaml.Node) {
 		d.problem(n, "from: %s leads back to itself (%s)", name, strings.Join(append(d.children, name), " from "))
 		return
 	}
-	parent := filepath.Join(filepath.Dir(d.recipe.Path), name+".yaml")
+	parent := d.loader.parent(filepath.Dir(d.recipe.Path), name)
 	p, err := d.loader.load(parent, d.children)
 	if err != nil {
 		if dspool.ErrorCode(err) == dspool.NotFound {
-			d.problem(n, "from: there is no recipe %s", parent)
+			d.problem(n, "from: there is no recipe %s, nor one of that name comes with dspool", parent)
 		} else {
 			d.problem(n, "from: %v", err)
 		}

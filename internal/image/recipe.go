@@ -37,10 +37,10 @@ const (
 )
 
 // LoadRecipe reads the recipe file at path and, along "from", its parents in the
-// same folder. It reports every problem of them at once, each with its line, as one
+// same folder, else in the first of the folders elsewhere that has them. It reports every problem of them at once, each with its line, as one
 // dspool.Error with code Invalid (NotFound where the file itself is missing).
-func LoadRecipe(path string) (Recipe, error) {
-	l := &loader{}
+func LoadRecipe(path string, elsewhere ...string) (Recipe, error) {
+	l := &loader{elsewhere: elsewhere}
 	r, err := l.load(path, nil)
 	if err != nil {
 		return Recipe{}, err
@@ -51,7 +51,29 @@ func LoadRecipe(path string) (Recipe, error) {
 	return *r, nil
 }
 
-type loader struct{ problems []string }
+type loader struct {
+	elsewhere []string
+	problems  []string
+}
+
+// parent is where the recipe of a name lies for one that lies beside.
+func (l *loader) parent(beside, name string) string {
+	path := filepath.Join(beside, name+".yaml")
+	if exists(path) {
+		return path
+	}
+	for _, dir := range l.elsewhere {
+		if other := filepath.Join(dir, name+".yaml"); exists(other) {
+			return other
+		}
+	}
+	return path
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
 
 func (l *loader) err() error {
 	if len(l.problems) == 1 {

@@ -56,7 +56,7 @@ func (s *imageStore) Resolve(img dspool.Image, dirs ...string) (string, error) {
 }
 
 func (s *imageStore) Key(img dspool.Image) (string, error) {
-	r, err := image.LoadRecipe(img.Recipe)
+	r, err := image.LoadRecipe(img.Recipe, s.recipes)
 	return r.Key(), err
 }
 
@@ -75,7 +75,7 @@ func (s *imageStore) Dir(key string) string {
 }
 
 func (s *imageStore) Build(ctx context.Context, img dspool.Image, progress func(string)) (string, int64, error) {
-	r, err := image.LoadRecipe(img.Recipe)
+	r, err := image.LoadRecipe(img.Recipe, s.recipes)
 	if err != nil {
 		return "", 0, err
 	}
