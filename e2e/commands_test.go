@@ -30,6 +30,7 @@ import (
 //	parses json|csv FILE             wants all of FILE to be that, and not empty
 //	terminal N PLAY CMD...           runs CMD on a terminal (terminal_test.go)
 //	listen NAME                      opens port $NAME on all addresses of the host; `reached NAME` wants a connection
+//	chaos DURATION                   kills and starts server main and kills agents at random
 //	kill9 init|agent FILE            kills that part of the machine of server main that FILE names
 var commands = map[string]func(*testscript.TestScript, bool, []string){
 	"server": cmdServer,
@@ -47,6 +48,7 @@ var commands = map[string]func(*testscript.TestScript, bool, []string){
 	"listen":     cmdListen,
 	"reached":    cmdReached,
 	"kill9":      cmdKill9,
+	"chaos":      cmdChaos,
 }
 
 // set makes a variable for the script and for what it runs.
