@@ -47,7 +47,9 @@ type Options struct {
 	Tasks  func(initd.Spec) agenttest.Outcome                   // how attempts go; agenttest.Commands unless given
 	Images control.Images                                       // images that are always there unless given
 	Silent time.Duration                                        // after which an agent counts as silent; as in life unless given
-	Log    bool                                                 // to the test's output
+	// CreateWithin is how long the provider may take to make a machine; as in life unless given.
+	CreateWithin time.Duration
+	Log          bool // to the test's output
 }
 
 // System is a running system.
@@ -109,7 +111,7 @@ func (s *System) Start() {
 		Images: func(string) (control.Images, func(string) string, error) {
 			return s.o.Images, func(string) string { return "/" }, nil
 		},
-		Reconcile: reconcile.Options{ObserveEvery: 50 * time.Millisecond, SilentAfter: s.o.Silent},
+		Reconcile: reconcile.Options{ObserveEvery: 50 * time.Millisecond, SilentAfter: s.o.Silent, CreateWithin: s.o.CreateWithin},
 	})
 	if err != nil {
 		s.t.Fatal(err)

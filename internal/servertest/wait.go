@@ -84,3 +84,18 @@ func (s *System) Until(what string, ok func() bool) {
 		look.Stop()
 	}
 }
+
+// EventsOf returns all events of a kind.
+func (s *System) EventsOf(kind string) (found []dspool.Event) {
+	s.t.Helper()
+	list, err := s.Server.Control.Events(s.t.Context(), root, control.EventQuery{Limit: 10_000})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	for _, e := range list.Items {
+		if e.Kind == kind {
+			found = append(found, e)
+		}
+	}
+	return found
+}

@@ -1,0 +1,5 @@
+package servertest_test
+
+import "time"
+
+const second = time.Second
