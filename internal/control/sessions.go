@@ -177,6 +177,11 @@ func (c *Control) sessionStep(ctx context.Context, id int64) (st api.SessionStep
 				return err
 			}
 			st.Message = s.Machine
+			if m.HostKey == "" {
+				st.Failed = dspool.Errorf(dspool.Conflict, "the machines of pool %s have no OpenSSH server", s.Pool).
+					WithHint("add the package openssh-server to the recipe of image %s", m.Image)
+				return nil
+			}
 			st.Ready = &api.MachineAccess{Machine: s.Machine, Address: m.Address + ":" + sshPort, HostKeys: []string{m.HostKey}, Record: pool.Policy.Record}
 			return nil
 		}

@@ -70,6 +70,11 @@ func openSession(c *control.Control, w http.ResponseWriter, r *http.Request, req
 	if err == nil || errors.Is(err, context.Canceled) {
 		return
 	}
+	select {
+	case <-c.Stopping():
+		panic(http.ErrAbortHandler) // not this session's fault: the gateway asks the next server
+	default:
+	}
 	p := problemOf(err)
 	_ = out.Encode(api.SessionStep{Message: p.Detail, Failed: &dspool.Error{Code: p.Code, Message: p.Detail, Hint: p.Hint}})
 }
