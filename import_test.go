@@ -37,10 +37,12 @@ var mayImport = map[string][]string{
 	"internal/hostnet":       {"", "internal/provider"},
 	"internal/image":         {"", "internal/provider", "internal/suggest"},
 
-	"internal/agent":       {"", "api", "client", "internal/provider", "internal/asuser", "internal/agent/initd"},
-	"internal/agent/initd": {"", "api", "internal/asuser"},
-	"internal/gateway":     {"", "api", "internal/provider"},
-	"internal/cli":         {"", "api", "client", "internal/suggest"},
+	"internal/agent":          {"", "api", "client", "internal/provider", "internal/asuser", "internal/agent/host", "internal/agent/initd"},
+	"internal/agent/activity": {},
+	"internal/agent/host":     {"", "api", "internal/asuser", "internal/agent/activity", "internal/agent/initd"},
+	"internal/agent/initd":    {"", "api", "internal/asuser"},
+	"internal/gateway":        {"", "api", "internal/provider"},
+	"internal/cli":            {"", "api", "client", "internal/suggest"},
 
 	"internal/control":   {"", "api", "internal/asuser", "internal/auth", "internal/config", "internal/plan", "internal/store", "internal/suggest", "internal/usage"},
 	"internal/reconcile": {"", "internal/control", "internal/plan", "internal/provider", "internal/store"},

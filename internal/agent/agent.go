@@ -20,6 +20,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/dspool/dspool"
+	"github.com/dspool/dspool/api"
+	"github.com/dspool/dspool/internal/agent/host"
 	"github.com/dspool/dspool/internal/agent/initd"
 	"github.com/dspool/dspool/internal/provider"
 )
@@ -47,6 +49,7 @@ type Config struct {
 	// needed, and Boot may be zero.
 	Boot     provider.AgentBoot
 	Executor Executor
+	Host     Host   // nil on machines without sessions
 	Dir      string // of its state: key, certificate, link
 	Log      *slog.Logger
 	// Enrolled is called when the token is used up.
@@ -54,6 +57,7 @@ type Config struct {
 	// Check says how the machine is; nil checks nothing but the Executor.
 	Check      func() (dspool.Health, string)
 	CheckEvery time.Duration // 5 s unless set
+	LookEvery  time.Duration // at what lives in sessions; 5 s unless set
 	// Dial reaches the server; nil is TCP.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 	// Grace between SIGTERM and SIGKILL; 0 is initd.DefaultGrace.
@@ -77,11 +81,30 @@ const (
 	lastWord     = 2 * time.Second // for reporting what is left when the agent is told to end
 )
 
+// Host is the machine as users' sessions need it: host.Host in a machine, agenttest.Machine in
+// tests. What it knows of sessions outlives the agent. All methods may be repeated.
+type Host interface {
+	// HostKey returns sshd's public key in the form of authorized_keys; "" without an sshd.
+	HostKey() (string, error)
+	// Trust starts sshd for users with certificates of authority, in the form of authorized_keys.
+	Trust(ctx context.Context, authority string) error
+	// Open makes a session ready for logins, or brings it up to date. An error that is not
+	// host.ErrAway is for good.
+	Open(ctx context.Context, d api.SessionDirective) error
+	// Close ends everything in a session and returns when nothing of it lives.
+	Close(ctx context.Context, d api.SessionDirective) error
+	// Sessions returns the open sessions, each with what lives in it.
+	Sessions(ctx context.Context) ([]host.Session, error)
+	// Health says whether logins work.
+	Health(ctx context.Context) (dspool.Health, string)
+}
+
 // Agent is one machine's agent.
 type Agent struct {
 	cfg   Config
 	log   *slog.Logger
 	table *table
+	seats *seats
 	link  *link
 	work  sync.WaitGroup // spawns and kills under way
 
@@ -106,6 +129,12 @@ func New(cfg Config) *Agent {
 	if cfg.CheckEvery == 0 {
 		cfg.CheckEvery = checkEvery
 	}
+	if cfg.LookEvery == 0 {
+		cfg.LookEvery = checkEvery
+	}
+	if cfg.Host == nil {
+		cfg.Host = noHost{}
+	}
 	if cfg.Check == nil {
 		cfg.Check = func() (dspool.Health, string) { return dspool.Healthy, "" }
 	}
@@ -127,8 +156,8 @@ func (a *Agent) Run(ctx context.Context) error {
 	if whole == (dspool.Resources{}) {
 		whole = seenResources()
 	}
-	a.table = newTable(whole)
-	if err := a.adopt(ctx); err != nil {
+	a.table, a.seats = newTable(whole), newSeats()
+	if err := errors.Join(a.adopt(ctx), a.trust(ctx), a.adoptSessions(ctx)); err != nil {
 		return nil // only ctx ends it
 	}
 	group, ctx := errgroup.WithContext(ctx)
@@ -136,7 +165,8 @@ func (a *Agent) Run(ctx context.Context) error {
 	group.Go(func() error { a.listen(ctx); return nil })
 	group.Go(func() error { a.report(ctx); return nil })
 	group.Go(func() error { a.watchHealth(ctx); return nil })
-	group.Go(func() error { link.keepCertificate(ctx); return nil })
+	group.Go(func() error { a.watchSessions(ctx); return nil })
+	group.Go(func() error { link.keepCertificate(ctx, a.cfg.Host.Trust); return nil })
 	err = group.Wait()
 	a.work.Wait()
 	return err

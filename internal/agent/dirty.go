@@ -30,11 +30,13 @@ func signal(ch chan struct{}) {
 	}
 }
 
-// said is what one report says of an attempt, and which version of it.
+// said is what one report says of an attempt or of a session, and which version of it.
 type said struct {
-	attempt *attempt
+	attempt *attempt // one of
+	seat    *seat    // the two
 	version int64
 	report  api.AttemptReport
+	session api.SessionReport
 }
 
 // batch returns up to n attempts that the server must hear of now, and when there will be
@@ -54,7 +56,7 @@ func (t *table) batch(n int, now time.Time) (out []said, next time.Time) {
 			signal(t.hurry)
 			break
 		}
-		out = append(out, said{a, a.version, a.report})
+		out = append(out, said{attempt: a, version: a.version, report: a.report})
 	}
 	return out, next
 }
@@ -67,7 +69,7 @@ func (t *table) heard(batch []said) (settled []int64) {
 	clean := false
 	for _, s := range batch {
 		a := s.attempt
-		if a.version != s.version {
+		if a == nil || a.version != s.version {
 			continue
 		}
 		a.dirty, clean = false, true
@@ -94,5 +96,7 @@ func (t *table) heard(batch []said) (settled []int64) {
 func (t *table) refused(s said, until time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	s.attempt.notBefore = until
+	if s.attempt != nil {
+		s.attempt.notBefore = until
+	}
 }

@@ -27,6 +27,8 @@ func (a *Agent) watchHealth(ctx context.Context) {
 			}
 			if err != nil {
 				health, reason = dspool.Unhealthy, "init does not answer"
+			} else {
+				health, reason = a.cfg.Host.Health(ctx)
 			}
 		}
 		a.healthMu.Lock()

@@ -34,6 +34,7 @@ type linkState struct {
 	CA         string           `json:"ca"`
 	Machine    string           `json:"machine"`
 	Resources  dspool.Resources `json:"resources"`
+	SSHTrust   string           `json:"ssh_trust,omitempty"`
 }
 
 // join returns the link of an enrolled agent. With a certificate from an earlier life it
@@ -43,7 +44,7 @@ func (a *Agent) join(ctx context.Context) (*link, error) {
 		return nil, err
 	}
 	b := a.cfg.Boot
-	state := linkState{b.URL, b.ServerName, b.CA, b.Machine, b.Resources}
+	state := linkState{URL: b.URL, ServerName: b.ServerName, CA: b.CA, Machine: b.Machine, Resources: b.Resources}
 	kept, err := readLink(filepath.Join(a.cfg.Dir, linkFile))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
@@ -64,6 +65,7 @@ func (a *Agent) join(ctx context.Context) (*link, error) {
 		return nil, err
 	}
 	if cert, err := os.ReadFile(filepath.Join(a.cfg.Dir, certFile)); err == nil && kept.Machine == state.Machine {
+		l.state.SSHTrust = kept.SSHTrust
 		err = l.use(string(cert))
 		if err == nil && time.Now().Before(l.certificate().Leaf.NotAfter) {
 			return l, a.enrolled(l)
@@ -78,10 +80,14 @@ func (a *Agent) join(ctx context.Context) (*link, error) {
 	if err != nil {
 		return nil, err
 	}
+	hostKey, err := a.cfg.Host.HostKey()
+	if err != nil {
+		a.log.Error("the machine has no host key: nobody can log in", "error", err)
+	}
 	var answer api.EnrolResponse
 	var refused error
 	err = a.insist(ctx, "enrol", func() error {
-		err := l.call(ctx, "POST", "/agent/v1/enrol", api.EnrolRequest{Machine: state.Machine, Token: b.Token, CSR: csr}, &answer)
+		err := l.call(ctx, "POST", "/agent/v1/enrol", api.EnrolRequest{Machine: state.Machine, Token: b.Token, CSR: csr, HostKey: hostKey}, &answer)
 		var status *statusError
 		if errors.As(err, &status) && status.permanent() {
 			refused = err
@@ -95,6 +101,7 @@ func (a *Agent) join(ctx context.Context) (*link, error) {
 	if err := l.save(answer.Certificate); err != nil {
 		return nil, err
 	}
+	l.state.SSHTrust = answer.SSHTrust
 	// The next connection shows the certificate.
 	l.http.CloseIdleConnections()
 	return l, a.enrolled(l)
@@ -102,17 +109,22 @@ func (a *Agent) join(ctx context.Context) (*link, error) {
 
 // enrolled writes what a later agent needs before the boot file, with the token, is removed.
 func (a *Agent) enrolled(l *link) error {
-	data, err := json.Marshal(l.state)
-	if err != nil {
-		return err
-	}
-	if err := writeFile(filepath.Join(a.cfg.Dir, linkFile), data); err != nil {
+	if err := l.keep(); err != nil {
 		return err
 	}
 	if a.cfg.Enrolled != nil {
 		a.cfg.Enrolled()
 	}
 	return nil
+}
+
+// keep writes what of the link a later agent needs.
+func (l *link) keep() error {
+	data, err := json.Marshal(l.state)
+	if err != nil {
+		return err
+	}
+	return writeFile(filepath.Join(l.dir, linkFile), data)
 }
 
 func readLink(path string) (s linkState, err error) {

@@ -101,8 +101,9 @@ func (l *link) save(text string) error {
 	return writeFile(filepath.Join(l.dir, certFile), []byte(text))
 }
 
-// keepCertificate renews it when two thirds of its life are over.
-func (l *link) keepCertificate(ctx context.Context) {
+// keepCertificate renews it when two thirds of its life are over. retrust is called when the
+// server has another authority for logins.
+func (l *link) keepCertificate(ctx context.Context, retrust func(context.Context, string) error) {
 	for {
 		leaf := l.certificate().Leaf
 		at := leaf.NotBefore.Add(leaf.NotAfter.Sub(leaf.NotBefore) * 2 / 3)
@@ -114,7 +115,7 @@ func (l *link) keepCertificate(ctx context.Context) {
 		}
 		var wait backoff
 		for {
-			err := l.renew(ctx)
+			err := l.renew(ctx, retrust)
 			if err == nil {
 				break
 			}
@@ -129,7 +130,7 @@ func (l *link) keepCertificate(ctx context.Context) {
 	}
 }
 
-func (l *link) renew(ctx context.Context) error {
+func (l *link) renew(ctx context.Context, retrust func(context.Context, string) error) error {
 	csr, err := l.request()
 	if err != nil {
 		return err
@@ -137,6 +138,12 @@ func (l *link) renew(ctx context.Context) error {
 	var answer api.EnrolResponse
 	if err := l.call(ctx, http.MethodPost, "/agent/v1/renew", api.RenewRequest{CSR: csr}, &answer); err != nil {
 		return err
+	}
+	if answer.SSHTrust != "" && answer.SSHTrust != l.state.SSHTrust {
+		l.state.SSHTrust = answer.SSHTrust
+		if err := errors.Join(l.keep(), retrust(ctx, answer.SSHTrust)); err != nil {
+			l.log.Error("a new authority for logins could not be taken over", "error", err)
+		}
 	}
 	old := l.certificate().Leaf
 	if err := l.save(answer.Certificate); err != nil {
@@ -228,6 +235,7 @@ func (a *Agent) follow(ctx context.Context) {
 			continue
 		}
 		wait = backoff{}
+		a.direct(ctx, d, after == 0)
 		after = d.Revision
 		a.do(ctx, a.table.direct(d))
 	}

@@ -14,15 +14,17 @@ import (
 // for the next. When ctx is done it has a last word.
 func (a *Agent) report(ctx context.Context) {
 	// The first says that the machine is there.
-	a.post(ctx, nil)
+	a.post(ctx, a.seats.batch(true, time.Now()))
 	posted := time.Now()
-	next := posted.Add(heartbeat)
+	beat := posted.Add(heartbeat)
+	next := beat
 	for ctx.Err() == nil {
 		timer := time.NewTimer(time.Until(next))
 		select {
 		case <-ctx.Done():
 		case <-timer.C:
 		case <-a.changed:
+		case <-a.seats.wake:
 		case <-a.table.hurry:
 		case <-a.table.wake:
 			a.gather(ctx)
@@ -36,16 +38,21 @@ func (a *Agent) report(ctx context.Context) {
 			break
 		}
 		batch, again := a.table.batch(maxBatch, time.Now())
-		a.post(ctx, batch)
+		// With every heartbeat go all sessions, so that what the server knows is never older.
+		a.post(ctx, append(batch, a.seats.batch(!time.Now().Before(beat), time.Now())...))
 		posted = time.Now()
-		next = time.Now().Add(heartbeat)
+		if !posted.Before(beat) {
+			beat = posted.Add(heartbeat)
+		}
+		next = beat
 		if !again.IsZero() && again.Before(next) {
 			next = again
 		}
 	}
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWord)
 	defer cancel()
-	if batch, _ := a.table.batch(maxBatch, time.Now()); len(batch) > 0 {
+	batch, _ := a.table.batch(maxBatch, time.Now())
+	if batch = append(batch, a.seats.batch(false, time.Now())...); len(batch) > 0 {
 		a.post(last, batch)
 	}
 }
@@ -58,6 +65,7 @@ func (a *Agent) gather(ctx context.Context) {
 	case <-timer.C:
 	case <-a.table.hurry:
 	case <-a.changed:
+	case <-a.seats.wake:
 	case <-ctx.Done():
 	}
 }
@@ -66,15 +74,20 @@ func (a *Agent) gather(ctx context.Context) {
 func (a *Agent) post(ctx context.Context, batch []said) {
 	var wait backoff
 	for ctx.Err() == nil {
-		r := api.Report{Attempts: make([]api.AttemptReport, len(batch))}
-		for i, s := range batch {
-			r.Attempts[i] = s.report
+		var r api.Report
+		for _, s := range batch {
+			if s.seat != nil {
+				r.Sessions = append(r.Sessions, s.session)
+			} else {
+				r.Attempts = append(r.Attempts, s.report)
+			}
 		}
 		r.Health, r.Reason = a.currentHealth()
 		err := a.link.call(ctx, http.MethodPost, "/agent/v1/reports", r, nil)
 		var status *statusError
 		switch {
 		case err == nil:
+			a.seats.heard(batch)
 			a.settle(ctx, a.table.heard(batch))
 			return
 		case errors.As(err, &status) && status.aboutContent():
@@ -84,7 +97,7 @@ func (a *Agent) post(ctx context.Context, batch []said) {
 		if ctx.Err() != nil {
 			return
 		}
-		a.log.Warn("the agent could not report", "attempts", len(batch), "error", err)
+		a.log.Warn("the agent could not report", "items", len(batch), "error", err)
 		wait.pause(ctx)
 	}
 }
@@ -97,8 +110,10 @@ func (a *Agent) halve(ctx context.Context, batch []said, err error) {
 		a.log.Error("the server refuses the agent's heartbeat", "error", err)
 		sleep(ctx, firstBackoff)
 	case 1:
-		a.log.Error("the server refuses a report", "attempt", batch[0].report.ID, "state", batch[0].report.State, "error", err)
-		a.table.refused(batch[0], time.Now().Add(refusedAgain))
+		s, until := batch[0], time.Now().Add(refusedAgain)
+		a.log.Error("the server refuses a report", "attempt", s.report.ID, "session", s.session.ID, "state", s.report.State, "error", err)
+		a.table.refused(s, until)
+		a.seats.refused(s, until)
 	default:
 		a.post(ctx, batch[:n/2])
 		a.post(ctx, batch[n/2:])

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 
+	"github.com/dspool/dspool/internal/agent/host"
 	"github.com/dspool/dspool/internal/agent/initd"
 	"github.com/dspool/dspool/internal/provider"
 )
@@ -36,8 +37,10 @@ func RunAgent(ctx context.Context, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	pid1 := initd.NewClient(Socket)
 	return New(Config{
-		Boot: boot, Executor: initd.NewClient(Socket), Dir: StateDir, Log: log, Check: CheckMachine,
+		Boot: boot, Executor: pid1, Host: host.New(host.Config{Init: pid1, State: StateDir, Log: log}),
+		Dir: StateDir, Log: log, Check: CheckMachine,
 		Enrolled: func() { removeBoot(BootFile, log) },
 	}).Run(ctx)
 }

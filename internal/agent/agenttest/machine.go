@@ -1,5 +1,5 @@
-// Package agenttest has a machine for tests: an agent.Executor in this process that runs
-// nothing, but takes time and ends as a script says. It outlives agents, as init does.
+// Package agenttest has a machine for tests: an agent.Executor and agent.Host in this process
+// that runs nothing, but takes time and ends as a script says. It outlives agents, as init does.
 package agenttest
 
 import (
@@ -35,6 +35,8 @@ type Machine struct {
 	streams  map[chan struct{}]bool // closed streams are gone; each is signalled at every end
 	broken   error
 	moved    chan struct{}
+
+	places places
 }
 
 type attempt struct {
@@ -49,7 +51,7 @@ func NewMachine(script func(initd.Spec) Outcome) *Machine {
 	if script == nil {
 		script = Commands
 	}
-	return &Machine{script: script, attempts: map[int64]*attempt{}, streams: map[chan struct{}]bool{}, moved: make(chan struct{})}
+	return &Machine{script: script, attempts: map[int64]*attempt{}, streams: map[chan struct{}]bool{}, moved: make(chan struct{}), places: newPlaces()}
 }
 
 // Commands is a script that knows "true", "false", "exit N", "sleep SECONDS", "forever",

@@ -177,9 +177,9 @@ func (s *slot1) leave() error {
 }
 
 func (s *slot1) join() []string {
-	files := make([]string, len(s.h.dirs))
-	for i, dir := range s.h.dirs {
-		files[i] = filepath.Join(dir, s.name, "cgroup.procs")
+	var files []string
+	for _, dir := range slices.Backward(s.h.dirs) {
+		files = append(files, filepath.Join(dir, s.name, "cgroup.procs"))
 	}
 	return files
 }
@@ -203,11 +203,13 @@ func (s *slot1) heavy() bool {
 	return err != nil || n > heavyBytes
 }
 
-// remove may be tried again while something is still in it.
+// remove may be tried again while something is still in it. It goes against the order of
+// join, and stops at what is not empty: whoever enters meanwhile is still found in the freezer.
 func (s *slot1) remove() error {
-	var errs []error
 	for _, dir := range s.h.dirs {
-		errs = append(errs, removeDir(filepath.Join(dir, s.name)))
+		if err := removeDir(filepath.Join(dir, s.name)); err != nil {
+			return err
+		}
 	}
 	for _, f := range append(s.tasks, s.oom) {
 		if f > 0 {
@@ -215,5 +217,5 @@ func (s *slot1) remove() error {
 		}
 	}
 	s.tasks, s.oom = nil, -1
-	return errors.Join(errs...)
+	return nil
 }

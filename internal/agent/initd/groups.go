@@ -2,12 +2,11 @@ package initd
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-
-	"os"
 
 	"github.com/dspool/dspool"
 )

@@ -1,0 +1,265 @@
+// Package host is the agent's hand on the machine for users' sessions: it makes accounts and
+// control groups through init, runs sshd, keeps the files that decide who may log in, makes
+// links in homes as their users, and looks whether anything of a session lives.
+//
+// A login is let in by sshd when its certificate is of the server's authority and names the
+// user, and the user has an open session: its principals file is there. It joins the session's
+// control group by the machine's PAM service, before sshd becomes the user. All of that is in
+// Dir, which lives as long as the machine runs.
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/dspool/dspool"
+	"github.com/dspool/dspool/api"
+	"github.com/dspool/dspool/internal/agent/activity"
+	"github.com/dspool/dspool/internal/agent/initd"
+	"github.com/dspool/dspool/internal/asuser"
+)
+
+// Config of a host. The zero value, with Init, is that of a machine.
+type Config struct {
+	Init  Init
+	Dir   string // of what sshd and PAM read; /run/dspool-ssh unless set
+	State string // of the host key, on the machine's own disk; /var/lib/dspool-agent unless set
+	Etc   string // where the PAM service and sudoers go; /etc unless set
+	Sshd  string // /usr/sbin/sshd unless set
+	Grace time.Duration
+	Log   *slog.Logger
+}
+
+// Init is the part of initd.Client that sessions need.
+type Init interface {
+	Open(ctx context.Context, s initd.Session) (initd.SessionStatus, error)
+	Close(ctx context.Context, e initd.Closing) error
+	Sessions(ctx context.Context) ([]initd.SessionStatus, error)
+	Serve(ctx context.Context, s initd.Service) error
+	Services(ctx context.Context) ([]initd.ServiceStatus, error)
+}
+
+// Session is an open session as the machine sees it.
+type Session struct {
+	ID       int64
+	User     string
+	UID      int
+	Active   bool
+	Activity string
+}
+
+// ErrAway says that init did not answer: the same may succeed later.
+var ErrAway = errors.New("init does not answer")
+
+// Host is safe for concurrent use.
+type Host struct {
+	cfg Config
+	log *slog.Logger
+
+	mu      sync.Mutex
+	trusted bool // sshd was started
+	looks   map[int64]*look
+}
+
+// look is what was seen of a session last.
+type look struct {
+	snapshot activity.Snapshot
+	verdict  activity.Verdict
+	since    time.Time // of the verdict's reason
+	oomKills int64
+	oomAt    time.Time
+}
+
+// New returns a host that has done nothing yet.
+func New(cfg Config) *Host {
+	for field, value := range map[*string]string{
+		&cfg.Dir: "/run/dspool-ssh", &cfg.State: "/var/lib/dspool-agent", &cfg.Etc: "/etc", &cfg.Sshd: "/usr/sbin/sshd",
+	} {
+		if *field == "" {
+			*field = value
+		}
+	}
+	if cfg.Grace == 0 {
+		cfg.Grace = initd.DefaultGrace
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Host{cfg: cfg, log: cfg.Log, looks: map[int64]*look{}}
+}
+
+// Open makes a session ready for logins, or brings it up to date. It may be repeated. An error
+// that is not ErrAway says why there can be none, and nothing of it is left but for Close.
+func (h *Host) Open(ctx context.Context, d api.SessionDirective) error {
+	if err := dspool.CheckName("user", d.User); err != nil {
+		return err
+	}
+	if err := h.awaitSSH(ctx); err != nil {
+		return err
+	}
+	groups := make([]initd.Group, len(d.Groups))
+	for i, g := range d.Groups {
+		groups[i] = initd.Group(g)
+	}
+	st, err := h.cfg.Init.Open(ctx, initd.Session{
+		ID: d.ID, User: d.User, UID: d.UID, GID: d.GID, Groups: groups, Home: d.Home, Request: d.Request,
+	})
+	if err != nil {
+		return fromInit(err)
+	}
+	if err := h.prepareHome(d); err != nil {
+		return err
+	}
+	if err := h.sudo(d.User, d.Sudo); err != nil {
+		return err
+	}
+	motd := d.Motd
+	if motd != "" && !strings.HasSuffix(motd, "\n") {
+		motd += "\n"
+	}
+	// The principals come last: they let the user in.
+	err = errors.Join(
+		h.write("motd/"+d.User, motd),
+		h.write("join/"+d.User, strings.Join(st.Join, "\n")+"\n"),
+	)
+	if err == nil {
+		err = h.write("principals/"+d.User, d.User+"\n")
+	}
+	if err != nil {
+		return fmt.Errorf("let %s log in: %w", d.User, err)
+	}
+	return nil
+}
+
+// Close keeps the user out and ends everything of the session. It returns when nothing lives,
+// and may be repeated.
+func (h *Host) Close(ctx context.Context, d api.SessionDirective) error {
+	if err := dspool.CheckName("user", d.User); err != nil {
+		return nil // such a session was never opened
+	}
+	open, err := h.cfg.Init.Sessions(ctx)
+	if err != nil {
+		return fromInit(err)
+	}
+	// A later session of the same user keeps its files.
+	later := false
+	for _, s := range open {
+		later = later || s.User == d.User && s.ID != d.ID
+	}
+	if !later {
+		errs := []error{h.sudo(d.User, false)}
+		for _, dir := range []string{"principals", "join", "motd"} {
+			if err := os.Remove(filepath.Join(h.cfg.Dir, dir, d.User)); err != nil && !errors.Is(err, os.ErrNotExist) {
+				errs = append(errs, err)
+			}
+		}
+		if err := errors.Join(errs...); err != nil {
+			h.log.Error("a user could not be kept out", "user", d.User, "error", err)
+		}
+	}
+	if d.Reason != "" && !later {
+		h.tellTerminals(d.UID, "This session ends: "+d.Reason)
+	}
+	if err := h.cfg.Init.Close(ctx, initd.Closing{ID: d.ID, Grace: h.cfg.Grace}); err != nil {
+		return fromInit(err)
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.looks, d.ID)
+	return nil
+}
+
+// prepareHome looks that the home is there and makes its links, as the user. What the user has
+// put in a link's place stays, and a link that cannot be made is no reason to keep the user out.
+func (h *Host) prepareHome(d api.SessionDirective) error {
+	return asuser.Cred{UID: d.UID, GID: d.GID}.Do(func() error {
+		if info, err := os.Stat(d.Home); err != nil || !info.IsDir() {
+			return dspool.Errorf(dspool.Unavailable, "the home %s of %s is not on the machine", d.Home, d.User).
+				WithHint("look at the mounts of the pool")
+		}
+		for _, l := range d.Links {
+			if err := makeLink(d.Home, l); err != nil {
+				h.log.Warn("a link in a home could not be made", "user", d.User, "link", l.Path, "error", err)
+			}
+		}
+		return nil
+	})
+}
+
+// makeLink runs with the user's rights: whatever links lie in the way lead nowhere that the
+// user may not go.
+func makeLink(home string, l api.Link) error {
+	if !filepath.IsLocal(l.Path) || !filepath.IsAbs(l.Target) {
+		return dspool.Errorf(dspool.Invalid, "a link from %s to %s is not one in a home", dspool.Quote(l.Path), dspool.Quote(l.Target))
+	}
+	if l.MakeTarget {
+		if err := os.MkdirAll(l.Target, 0o750); err != nil {
+			return err
+		}
+	}
+	path := filepath.Join(home, l.Path)
+	if _, err := os.Lstat(path); err == nil {
+		return nil
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
+		return err
+	}
+	if err := os.Symlink(l.Target, path); err != nil && !errors.Is(err, os.ErrExist) {
+		return err
+	}
+	return nil
+}
+
+// sudo lets a user become root of the machine, or no longer.
+func (h *Host) sudo(user string, allowed bool) error {
+	path := filepath.Join(h.cfg.Etc, "sudoers.d", "dspool-"+user)
+	if !allowed {
+		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("take sudo from %s: %w", user, err)
+		}
+		return nil
+	}
+	err := replaceFile(path, user+" ALL=(ALL:ALL) NOPASSWD: ALL\n", 0o440)
+	if errors.Is(err, os.ErrNotExist) {
+		return dspool.Errorf(dspool.Unavailable, "the pool allows sudo and its image has none").WithHint("add the package sudo to the image")
+	}
+	return err
+}
+
+// write replaces a file of Dir, which every user may read.
+func (h *Host) write(name, text string) error {
+	return replaceFile(filepath.Join(h.cfg.Dir, name), text, 0o644)
+}
+
+// replaceFile makes path hold text, whole or not at all.
+func replaceFile(path, text string, perm os.FileMode) error {
+	// Neither sudo nor sshd looks at a file with this name.
+	next := filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".new~")
+	if err := os.Remove(next); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	f, err := os.OpenFile(next, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(text)
+	if err = errors.Join(err, f.Chmod(perm), f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(next, path)
+}
+
+// fromInit sorts init's answers from its silence.
+func fromInit(err error) error {
+	if errors.Is(err, initd.ErrRefused) {
+		return dspool.Errorf(dspool.Conflict, "%s", strings.TrimPrefix(err.Error(), initd.ErrRefused.Error()+": "))
+	}
+	return fmt.Errorf("%w: %w", ErrAway, err)
+}

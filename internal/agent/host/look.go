@@ -1,0 +1,98 @@
+package host
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/dspool/dspool"
+	"github.com/dspool/dspool/internal/agent/activity"
+	"github.com/dspool/dspool/internal/agent/initd"
+	"github.com/dspool/dspool/internal/asuser"
+)
+
+const (
+	// steadyReason is how long a reason stands when only its figures change.
+	steadyReason = time.Minute
+	// oomNews is how long a kill for memory is told with the activity.
+	oomNews = 10 * time.Minute
+)
+
+// Sessions returns the open sessions, and looks what lives in each. The share of the CPU is
+// counted since the call before.
+func (h *Host) Sessions(ctx context.Context) ([]Session, error) {
+	list, err := h.cfg.Init.Sessions(ctx)
+	if err != nil {
+		return nil, fromInit(err)
+	}
+	var out []Session
+	for _, s := range list {
+		if s.Closing {
+			continue
+		}
+		v := h.look(s)
+		out = append(out, Session{ID: s.ID, User: s.User, UID: s.UID, Active: v.Active, Activity: v.Reason})
+	}
+	return out, nil
+}
+
+func (h *Host) look(s initd.SessionStatus) activity.Verdict {
+	now := snapshot(s)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	l := h.looks[s.ID]
+	if l == nil {
+		l = &look{oomKills: s.OOMKills}
+		h.looks[s.ID] = l
+	}
+	v := activity.Judge(l.snapshot, now)
+	if v.Cause != l.verdict.Cause || v.Active != l.verdict.Active || now.At.Sub(l.since) > steadyReason {
+		l.verdict, l.since = v, now.At
+	}
+	l.snapshot = now
+	if s.OOMKills > l.oomKills {
+		l.oomKills, l.oomAt = s.OOMKills, now.At
+		h.tellTerminals(s.UID, outOfMemory(s))
+	}
+	v = l.verdict
+	if !l.oomAt.IsZero() && now.At.Sub(l.oomAt) < oomNews {
+		v.Reason += "; " + outOfMemory(s)
+	}
+	return v
+}
+
+func outOfMemory(s initd.SessionStatus) string {
+	return fmt.Sprintf("out of memory (limit %s): the kernel killed a process", dspool.FormatBytes(s.Request.Memory))
+}
+
+// snapshot reads a session's processes. A machine's /proc may hide users' from root, so that
+// what is not seen is looked for once more as the user. What hides from both is sshd's and the
+// like, whose programs a user may not read.
+func snapshot(s initd.SessionStatus) activity.Snapshot {
+	shot := activity.Snapshot{At: time.Now(), Terminals: activity.Terminals(s.UID)}
+	seen, unseen := activity.Processes(s.PIDs)
+	shot.Processes = seen
+	if len(unseen) > 0 {
+		_ = asuser.Cred{UID: s.UID, GID: s.GID}.Do(func() error {
+			more, _ := activity.Processes(unseen)
+			shot.Processes = append(shot.Processes, more...)
+			return nil
+		})
+	}
+	return shot
+}
+
+// tellTerminals writes a line to every terminal of a user. A terminal that does not take it at
+// once is left alone.
+func (h *Host) tellTerminals(uid int, line string) {
+	for _, t := range activity.Terminals(uid) {
+		fd, err := unix.Open("/dev/"+t.Name, unix.O_WRONLY|unix.O_NOCTTY|unix.O_NONBLOCK|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		if err != nil {
+			continue
+		}
+		_, _ = unix.Write(fd, []byte("\r\n[dspool] "+line+"\r\n"))
+		unix.Close(fd)
+	}
+}

@@ -1,0 +1,267 @@
+package host
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/dspool/dspool"
+	"github.com/dspool/dspool/internal/agent/initd"
+)
+
+const (
+	hostKeyFile = "ssh_host_ed25519_key"
+	sshService  = "sshd"
+	sshPort     = 22
+	// sshFailures in a row make a machine unhealthy.
+	sshFailures = 3
+)
+
+// HostKey returns the public host key of the machine's sshd, in the form of authorized_keys;
+// "" when the image has no sshd. The key is made once and stays on the machine.
+func (h *Host) HostKey() (string, error) {
+	if _, err := os.Stat(h.cfg.Sshd); errors.Is(err, os.ErrNotExist) {
+		return "", nil
+	}
+	if err := os.MkdirAll(h.cfg.State, 0o700); err != nil {
+		return "", err
+	}
+	path := filepath.Join(h.cfg.State, hostKeyFile)
+	data, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		_, key, e := ed25519.GenerateKey(rand.Reader)
+		if e != nil {
+			return "", e
+		}
+		block, e := ssh.MarshalPrivateKey(key, "dspool machine")
+		if e != nil {
+			return "", e
+		}
+		data = pem.EncodeToMemory(block)
+		err = replaceFile(path, string(data), 0o600)
+	}
+	if err != nil {
+		return "", fmt.Errorf("make host key: %w", err)
+	}
+	signer, err := ssh.ParsePrivateKey(data)
+	if err != nil {
+		return "", fmt.Errorf("read host key %s: %w", path, err)
+	}
+	return strings.TrimSpace(string(ssh.MarshalAuthorizedKey(signer.PublicKey()))), nil
+}
+
+// Trust has init run sshd, which lets users in with certificates of authority, a public key in
+// the form of authorized_keys. It may be repeated, also with another authority.
+func (h *Host) Trust(ctx context.Context, authority string) error {
+	if _, err := os.Stat(h.cfg.Sshd); err != nil || authority == "" {
+		return nil
+	}
+	key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(authority))
+	if err != nil {
+		return dspool.Errorf(dspool.Invalid, "the authority for logins is not a public key: %v", err)
+	}
+	config, err := h.writeSSH(strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key))), h.sshVersion(ctx))
+	if err != nil {
+		return fmt.Errorf("configure sshd: %w", err)
+	}
+	sum := sha256.Sum256([]byte(config))
+	err = h.cfg.Init.Serve(ctx, initd.Service{
+		Name: sshService, Command: []string{h.cfg.Sshd, "-D", "-e", "-f", h.sshConfig()}, Version: hex.EncodeToString(sum[:8]),
+	})
+	if err != nil {
+		return fromInit(err)
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.trusted = true
+	return nil
+}
+
+func (h *Host) sshConfig() string { return filepath.Join(h.cfg.Dir, "sshd_config") }
+
+// writeSSH writes what sshd and its PAM service read, and returns sshd's configuration.
+func (h *Host) writeSSH(authority string, version float64) (string, error) {
+	for _, dir := range []string{h.cfg.Dir, filepath.Join(h.cfg.Dir, "principals"), filepath.Join(h.cfg.Dir, "join"), filepath.Join(h.cfg.Dir, "motd"), "/run/sshd", filepath.Join(h.cfg.Etc, "pam.d")} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return "", err
+		}
+		// Whatever the umask; users read here.
+		if err := os.Chmod(dir, 0o755); err != nil {
+			return "", err
+		}
+	}
+	config := h.sshdConfig(version)
+	helper := filepath.Join(h.cfg.Dir, "enter")
+	return config, errors.Join(
+		h.write("authority.pub", authority+"\n"),
+		h.write("sshd_config", config),
+		replaceFile(helper, fmt.Sprintf(enterScript, h.cfg.Dir), 0o755),
+		// sshd finds its PAM service by its own name; the machine has no other sshd.
+		replaceFile(filepath.Join(h.cfg.Etc, "pam.d", "sshd"), fmt.Sprintf(pamService, helper), 0o644),
+	)
+}
+
+// enterScript runs as root for every login, as the child of the process that becomes the
+// user's. It is a script of built-ins only because a process more costs every login a millisecond.
+const enterScript = `#!/bin/sh
+# A login enters its user's session, and greets those with a terminal. By dspool.
+[ "$PAM_TYPE" = open_session ] || exit 0
+exec 2>/dev/null
+while IFS= read -r file; do
+	echo "$PPID" >"$file" || exit 1
+done <"%[1]s/join/$PAM_USER" || exit 1
+echo 500 >"/proc/$PPID/oom_score_adj"
+while IFS= read -r line; do
+	echo "$line"
+done <"%[1]s/motd/$PAM_USER"
+exit 0
+`
+
+// Passwords are never asked: sshd has checked a certificate. pam_env reads the image's defaults.
+const pamService = `# By dspool.
+auth     required pam_deny.so
+account  required pam_permit.so
+session  required pam_exec.so quiet stdout %s
+session  optional pam_env.so
+session  optional pam_env.so envfile=/etc/default/locale
+password required pam_deny.so
+`
+
+func (h *Host) sshdConfig(version float64) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, `# By dspool's agent, anew at each of its starts.
+Port %d
+HostKey %s
+TrustedUserCAKeys %s
+AuthorizedPrincipalsFile %s
+AuthorizedKeysFile none
+AuthenticationMethods publickey
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+PermitRootLogin no
+UsePAM yes
+LoginGraceTime 30
+MaxStartups 1000
+MaxSessions 200
+AcceptEnv LANG LC_* TERM COLORTERM
+AllowAgentForwarding yes
+AllowTcpForwarding yes
+AllowStreamLocalForwarding yes
+X11Forwarding yes
+Subsystem sftp internal-sftp
+UseDNS no
+PrintMotd no
+PrintLastLog no
+ClientAliveInterval 0
+Compression no
+LogLevel ERROR
+PidFile none
+`, sshPort, filepath.Join(h.cfg.State, hostKeyFile), filepath.Join(h.cfg.Dir, "authority.pub"), filepath.Join(h.cfg.Dir, "principals/%u"))
+	if version >= 9.8 {
+		// All logins come from one address, the gateway's: what one user does wrong must not lock the others out.
+		b.WriteString("PerSourcePenalties no\n")
+	}
+	return b.String()
+}
+
+var versionPattern = regexp.MustCompile(`OpenSSH_(\d+\.\d+)`)
+
+// sshVersion returns the version of OpenSSH, such as 10.0; 0 when it does not say.
+func (h *Host) sshVersion(ctx context.Context) float64 {
+	// Old ones do not know -V, and print the version with how they are used.
+	out, _ := exec.CommandContext(ctx, h.cfg.Sshd, "-V").CombinedOutput()
+	m := versionPattern.FindSubmatch(out)
+	if m == nil {
+		return 0
+	}
+	v, _ := strconv.ParseFloat(string(m[1]), 64)
+	return v
+}
+
+// awaitSSH waits until sshd takes connections.
+func (h *Host) awaitSSH(ctx context.Context) error {
+	if _, err := os.Stat(h.cfg.Sshd); err != nil {
+		return dspool.Errorf(dspool.Unavailable, "the machine's image has no sshd").WithHint("add the package openssh-server to the image")
+	}
+	h.mu.Lock()
+	trusted := h.trusted
+	h.mu.Unlock()
+	if !trusted {
+		return dspool.Errorf(dspool.Unavailable, "the server named no authority for logins when the machine enrolled").WithHint("remove the machine; the pool makes another")
+	}
+	const patience, step = 10 * time.Second, 5 * time.Millisecond
+	for end := time.Now().Add(patience); ; {
+		if listening(sshPort) {
+			return nil
+		}
+		if time.Now().After(end) {
+			return dspool.Errorf(dspool.Unavailable, "sshd does not take connections on the machine%s", h.sshSaid(ctx))
+		}
+		select {
+		case <-time.After(step):
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %w", ErrAway, context.Cause(ctx))
+		}
+	}
+}
+
+// listening looks into the kernel's tables, because a connection that says nothing counts
+// against the peer with sshd.
+func listening(port int) bool {
+	suffix := fmt.Sprintf(":%04X", port)
+	for _, file := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			continue
+		}
+		for line := range strings.Lines(string(text)) {
+			f := strings.Fields(line)
+			if len(f) > 3 && f[3] == "0A" && strings.HasSuffix(f[1], suffix) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func (h *Host) sshSaid(ctx context.Context) string {
+	services, err := h.cfg.Init.Services(ctx)
+	if err != nil {
+		return ""
+	}
+	for _, s := range services {
+		if s.Name == sshService && s.Said != "" {
+			lines := strings.Split(s.Said, "\n")
+			return ": " + lines[len(lines)-1]
+		}
+	}
+	return ""
+}
+
+// Health says whether logins work.
+func (h *Host) Health(ctx context.Context) (dspool.Health, string) {
+	services, err := h.cfg.Init.Services(ctx)
+	if err != nil {
+		return dspool.Healthy, "" // that init is silent is found elsewhere
+	}
+	for _, s := range services {
+		if s.Name == sshService && s.PID == 0 && s.Failures >= sshFailures {
+			return dspool.Unhealthy, "sshd ends as soon as it is started" + h.sshSaid(ctx)
+		}
+	}
+	return dspool.Healthy, ""
+}

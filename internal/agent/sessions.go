@@ -1,0 +1,123 @@
+package agent
+
+import (
+	"context"
+	"errors"
+
+	"github.com/dspool/dspool"
+	"github.com/dspool/dspool/api"
+	"github.com/dspool/dspool/internal/agent/host"
+)
+
+// direct carries out an answer of the server; whole says that it is all that is not settled.
+func (a *Agent) direct(ctx context.Context, d api.Directives, whole bool) {
+	a.do(ctx, a.table.direct(d))
+	a.seat(ctx, a.seats.direct(d.Sessions, whole))
+}
+
+// trust starts sshd, where there is one.
+func (a *Agent) trust(ctx context.Context) error {
+	authority := a.link.state.SSHTrust
+	if authority == "" {
+		return nil
+	}
+	return a.insist(ctx, "start sshd", func() error {
+		err := a.cfg.Host.Trust(ctx, authority)
+		if err != nil && !errors.Is(err, host.ErrAway) {
+			// Attempts need no logins; a session will say why it cannot be opened.
+			a.log.Error("nobody can log in", "error", err)
+			return nil
+		}
+		return err
+	})
+}
+
+// adoptSessions takes over what an earlier agent opened.
+func (a *Agent) adoptSessions(ctx context.Context) error {
+	return a.insist(ctx, "list sessions", func() error {
+		list, err := a.cfg.Host.Sessions(ctx)
+		if err == nil {
+			a.seats.adopt(list)
+		}
+		return err
+	})
+}
+
+// seat has each session brought to what the server wants, in a goroutine of its own.
+func (a *Agent) seat(ctx context.Context, work []*seat) {
+	for _, s := range work {
+		a.work.Go(func() { a.settleSeat(ctx, s) })
+	}
+}
+
+func (a *Agent) settleSeat(ctx context.Context, s *seat) {
+	for ctx.Err() == nil {
+		want, before, more := a.seats.next(s)
+		switch {
+		case !more:
+			return
+		case before != nil:
+			select {
+			case <-before:
+			case <-ctx.Done():
+			}
+		case want.Close:
+			a.closeSeat(ctx, s, want, "")
+		default:
+			err := a.openSeat(ctx, want)
+			switch {
+			case ctx.Err() != nil:
+			case err == nil:
+				a.seats.opened(s, want)
+			default:
+				a.log.Warn("a session cannot be opened", "session", want.ID, "user", want.User, "error", err)
+				a.closeSeat(ctx, s, want, err.Error())
+			}
+		}
+	}
+}
+
+// openSeat returns only errors that are for good, or that of ctx.
+func (a *Agent) openSeat(ctx context.Context, want api.SessionDirective) (final error) {
+	err := a.insist(ctx, "open a session", func() error {
+		final = a.cfg.Host.Open(ctx, want)
+		if errors.Is(final, host.ErrAway) {
+			return final
+		}
+		return nil
+	})
+	return errors.Join(err, final)
+}
+
+func (a *Agent) closeSeat(ctx context.Context, s *seat, want api.SessionDirective, failed string) {
+	err := a.insist(ctx, "close a session", func() error { return a.cfg.Host.Close(ctx, want) })
+	if err == nil {
+		a.seats.closed(s, failed)
+	}
+}
+
+// watchSessions looks what lives in sessions until ctx is done.
+func (a *Agent) watchSessions(ctx context.Context) {
+	for sleep(ctx, a.cfg.LookEvery) {
+		list, err := a.cfg.Host.Sessions(ctx)
+		if err != nil {
+			if ctx.Err() == nil {
+				a.log.Warn("the agent could not look at sessions", "error", err)
+			}
+			continue
+		}
+		a.seat(ctx, a.seats.seen(list))
+	}
+}
+
+// noHost is a machine that takes no sessions.
+type noHost struct{}
+
+func (noHost) HostKey() (string, error)                          { return "", nil }
+func (noHost) Trust(context.Context, string) error               { return nil }
+func (noHost) Close(context.Context, api.SessionDirective) error { return nil }
+func (noHost) Sessions(context.Context) ([]host.Session, error)  { return nil, nil }
+func (noHost) Health(context.Context) (dspool.Health, string)    { return dspool.Healthy, "" }
+func (noHost) Open(context.Context, api.SessionDirective) error {
+	return dspool.Errorf(dspool.Unavailable, "the machine takes no sessions")
+}
