@@ -154,7 +154,7 @@ func hours(seconds float64) string { return strconv.FormatFloat(seconds/3600, 'f
 
 func rawFloat(f float64) string { return strconv.FormatFloat(f, 'f', -1, 64) }
 
-// money keeps small sums visible.
+// money keeps small prices visible: at least cents, at most four places.
 func money(f float64) string {
 	s := strconv.FormatFloat(f, 'f', 2, 64)
 	if f != 0 && f < 0.1 && f > -0.1 {
@@ -163,6 +163,17 @@ func money(f float64) string {
 		}
 	}
 	return s
+}
+
+// spent is money below each other: small sums stay visible, and what is not free is not 0.00.
+func spent(f float64) string {
+	switch {
+	case f == 0 || f >= 0.1:
+		return strconv.FormatFloat(f, 'f', 2, 64) + "  "
+	case f < 0.00005:
+		return "<0.0001"
+	}
+	return strconv.FormatFloat(f, 'f', 4, 64)
 }
 
 // shellLine prints a command so that a shell would read it back.

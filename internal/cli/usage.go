@@ -48,7 +48,7 @@ money the sizes' prices count.`,
 				{name: "GIB HOURS", text: gib, right: true},
 				{name: "GPU HOURS", text: gpu, right: true},
 				{name: "TASKS", text: func(r row) string { return strconv.FormatInt(r.Tasks, 10) }, right: true},
-				{name: "COST", text: func(r row) string { return money(r.Cost) }, raw: func(r row) string { return rawFloat(r.Cost) }, right: true},
+				{name: "COST", text: func(r row) string { return spent(r.Cost) }, raw: func(r row) string { return rawFloat(r.Cost) }, right: true},
 			}
 			if form == "csv" {
 				for i, c := range []struct {
@@ -68,7 +68,7 @@ money the sizes' prices count.`,
 				if u.From.Year() > 1970 {
 					since = " from " + u.From.Local().Format("2006-01-02 15:04")
 				}
-				a.printf("total cost %s%s to %s\n", money(u.Cost), since, u.To.Local().Format("2006-01-02 15:04"))
+				a.printf("total cost %s%s to %s\n", strings.TrimSpace(spent(u.Cost)), since, u.To.Local().Format("2006-01-02 15:04"))
 			}
 			return nil
 		}))
