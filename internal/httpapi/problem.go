@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"regexp"
+	"strings"
 	"sync"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -85,7 +87,7 @@ var useProblems = sync.OnceFunc(func() {
 		for _, err := range errs {
 			var d *huma.ErrorDetail
 			if errors.As(err, &d) {
-				p.Errors = append(p.Errors, api.FieldProblem{Location: d.Location, Message: d.Message})
+				p.Errors = append(p.Errors, plain(d))
 			} else if err != nil {
 				p.Errors = append(p.Errors, api.FieldProblem{Message: err.Error()})
 			}
@@ -96,3 +98,17 @@ var useProblems = sync.OnceFunc(func() {
 		return p
 	}
 })
+
+// A number that its field cannot hold passes huma's schema and fails in encoding/json, of whose
+// error huma keeps the text.
+var noRoom = regexp.MustCompile(`^json: cannot unmarshal number (\S+) into Go struct field (\S+) of type \S+$`)
+
+// plain is a fault that huma found, in words for people.
+func plain(d *huma.ErrorDetail) api.FieldProblem {
+	m := noRoom.FindStringSubmatch(d.Message)
+	if m == nil {
+		return api.FieldProblem{Location: d.Location, Message: d.Message}
+	}
+	field := m[2][strings.LastIndex(m[2], ".")+1:]
+	return api.FieldProblem{Location: d.Location + "." + field, Message: "the number " + dspool.Quote(m[1]) + " is not possible"}
+}
