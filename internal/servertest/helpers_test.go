@@ -1,6 +1,7 @@
 package servertest_test
 
 import (
+	"encoding/json"
 	"testing"
 	"time"
 
@@ -27,4 +28,16 @@ func machineNames(t *testing.T, s *servertest.System) (names []string) {
 		names = append(names, m.Name)
 	}
 	return names
+}
+
+// errOf is the error of a call whose answer does not matter.
+func errOf[T any](_ T, err error) error { return err }
+
+func mustJSON(t *testing.T, v any) string {
+	t.Helper()
+	b, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
 }

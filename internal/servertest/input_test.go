@@ -17,8 +17,12 @@ import (
 	"github.com/dspool/dspool/internal/servertest"
 )
 
-// raw sends a request over the server's socket, past the client, and returns status and body.
-func raw(t *testing.T, s *servertest.System, method, path, body string) (int, []byte) {
+// post sends a body over the server's socket, past the client.
+func post(t *testing.T, s *servertest.System, path, body string) (*http.Response, error) {
+	return send(t, s, "POST", path, body)
+}
+
+func send(t *testing.T, s *servertest.System, method, path, body string) (*http.Response, error) {
 	t.Helper()
 	c := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "unix", filepath.Join(s.Dir, "dspool.sock"))
@@ -29,10 +33,19 @@ func raw(t *testing.T, s *servertest.System, method, path, body string) (int, []
 	}
 	req.Header.Set("Content-Type", "application/json")
 	res, err := c.Do(req)
+	if err == nil {
+		t.Cleanup(func() { res.Body.Close() })
+	}
+	return res, err
+}
+
+// raw is send, and returns status and body.
+func raw(t *testing.T, s *servertest.System, method, path, body string) (int, []byte) {
+	t.Helper()
+	res, err := send(t, s, method, path, body)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer res.Body.Close()
 	text, err := io.ReadAll(res.Body)
 	if err != nil {
 		t.Fatal(err)
@@ -124,8 +137,9 @@ func TestBadSubmits(t *testing.T) {
 			t.Errorf("%.60q: %d %.300s", text, status, body)
 		}
 	}
-	if status, body := raw(t, s, "POST", "/jobs", `{"command": ["`+strings.Repeat("x", 9<<20)+`"]}`); status/100 != 4 {
-		t.Errorf("nine megabytes: %d %.300s", status, body)
+	// The server may answer and hang up before all has been sent.
+	if res, err := post(t, s, "/jobs", `{"command": ["`+strings.Repeat("x", 9<<20)+`"]}`); err == nil && res.StatusCode/100 != 4 {
+		t.Errorf("nine megabytes: %s", res.Status)
 	}
 	for path, want := range map[string]int{
 		"/jobs/1": 404, "/jobs/-1": 404, "/jobs/9223372036854775808": 422, "/jobs/x": 422, "/jobs/1/tasks": 404, "/jobs?limit=-5": 200, "/jobs?limit=99999999999": 200,
