@@ -26,7 +26,7 @@ func main() {
 			os.Exit(inside(agent.RunAgent))
 		}
 	}
-	os.Exit(cli.Main(context.Background(), os.Args[1:], cli.System(version, serverCommand(), doctorCommand(), uninstallCommand())))
+	os.Exit(cli.Main(context.Background(), os.Args[1:], cli.System(version, serverCommand(), gatewayCommand(), doctorCommand(), uninstallCommand())))
 }
 
 // inside runs a part that lives in a machine.

@@ -1,0 +1,296 @@
+package gateway
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/dspool/dspool"
+	"github.com/dspool/dspool/api"
+	"golang.org/x/crypto/ssh"
+)
+
+const (
+	mostChannels = 1000            // open at once in one connection, each way
+	lingering    = 2 * time.Second // for a client to read the last words and to go by itself
+	lastWords    = 2 * time.Second // for a terminal that does not read
+)
+
+// conn is one login: a connection through a door and, once the session has a machine, the
+// connection to the machine's sshd that belongs to it.
+type conn struct {
+	g        *gateway
+	id       string
+	from     string
+	doorPool string
+	login    login
+	outer    *ssh.ServerConn
+	ctx      context.Context // ends with the connection
+	cancel   context.CancelFunc
+
+	in, out   atomic.Int64
+	lastInput atomic.Int64 // Unix milliseconds
+
+	placed  chan struct{} // closed when inner or failed is set
+	inner   *inner
+	failed  *dspool.Error
+	machine string
+	session atomic.Int64
+	record  bool
+
+	mu       sync.Mutex
+	step     api.SessionStep
+	stepped  chan struct{} // closed and replaced with every step
+	sessions map[*session]struct{}
+	why      string // why it ended, if the gateway did it
+	told     string
+	casts    int
+
+	channels atomic.Int64   // that people have open
+	opened   atomic.Int64   // that the machine has open
+	parts    sync.WaitGroup // everything that works for this connection
+}
+
+// serve is the whole life of a connection through a door.
+func (g *gateway) serve(ctx context.Context, c net.Conn, slot *slot, doorPool string) {
+	defer c.Close()
+	outer, chans, reqs, l := g.handshake(ctx, c, slot)
+	slot.leave()
+	if outer == nil {
+		return
+	}
+	// A gateway that stops ends its connections with a word, not by ending their context.
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	co := &conn{
+		g: g, id: strings.ToLower(rand.Text()), from: c.RemoteAddr().String(), doorPool: doorPool, login: l, outer: outer, ctx: ctx, cancel: cancel,
+		placed: make(chan struct{}), stepped: make(chan struct{}), sessions: map[*session]struct{}{},
+	}
+	co.lastInput.Store(time.Now().UnixMilli())
+	g.Log.Info("login", "connection", co.id, "user", l.identity.User, "from", co.from, "auth", l.identity.Auth)
+	g.add(co)
+	if why := g.trust.Load().revokes(l.cert, l.key); why != "" { // revoked since it was checked
+		co.why = why
+		outer.Close()
+	}
+	co.parts.Go(co.place)
+	co.parts.Go(func() { outer.SendRequest("hostkeys-00@openssh.com", false, g.keys.announcement()) })
+	co.dispatch(chans, reqs)
+
+	cancel()
+	outer.Close()
+	<-co.placed
+	if co.inner != nil {
+		co.inner.Close()
+	}
+	co.parts.Wait()
+	g.remove(co)
+	g.reports.ended(co)
+	g.Log.Info("logout", "connection", co.id, "user", l.identity.User, "bytes_in", co.in.Load(), "bytes_out", co.out.Load(), "why", co.reason())
+}
+
+// handshake lets somebody in, or not.
+func (g *gateway) handshake(ctx context.Context, c net.Conn, slot *slot) (*ssh.ServerConn, <-chan ssh.NewChannel, <-chan *ssh.Request, login) {
+	end := time.Now().Add(g.Limits.Grace)
+	ctx, cancel := context.WithDeadline(ctx, end)
+	defer cancel()
+	defer context.AfterFunc(ctx, func() { c.SetDeadline(time.Unix(1, 0)) })()
+	if c.SetDeadline(end) != nil {
+		return nil, nil, nil, login{}
+	}
+	wire, offer, err := greet(c)
+	if err != nil {
+		g.Log.Debug("no ssh", "from", c.RemoteAddr(), "err", err)
+		return nil, nil, nil, login{}
+	}
+	slot.reach(exchanging)
+	if c.SetDeadline(end) != nil {
+		return nil, nil, nil, login{}
+	}
+	a := &authenticator{g: g, ctx: ctx, slot: slot, from: c.RemoteAddr()}
+	user := ""
+	config := a.config(offer)
+	config.AuthLogCallback = func(m ssh.ConnMetadata, _ string, _ error) { user = m.User() }
+	outer, chans, reqs, err := ssh.NewServerConn(wire, config)
+	if err != nil {
+		if user != "" {
+			g.Log.Info("no login", "from", c.RemoteAddr(), "user", dspool.Quote(user), "why", a.last)
+		}
+		return nil, nil, nil, login{}
+	}
+	wire.open.Store(true)
+	l, ok := outer.Permissions.ExtraData[loginKey{}].(login)
+	if !ok || c.SetDeadline(time.Time{}) != nil || ctx.Err() != nil {
+		outer.Close()
+		go discard(chans, reqs)
+		return nil, nil, nil, login{}
+	}
+	return outer, chans, reqs, l
+}
+
+// discard refuses what is left on a connection that ends.
+func discard(chans <-chan ssh.NewChannel, reqs <-chan *ssh.Request) {
+	go ssh.DiscardRequests(reqs)
+	for ch := range chans {
+		ch.Reject(ssh.Prohibited, "the connection ends")
+	}
+}
+
+// place opens the session and the machine's sshd.
+func (c *conn) place() {
+	defer close(c.placed)
+	in, err := c.reach()
+	if err == nil {
+		c.inner = in
+		c.parts.Go(func() { c.fromMachine(in) })
+		return
+	}
+	var e *dspool.Error
+	if !errors.As(err, &e) {
+		e = dspool.Errorf(dspool.Internal, "%w", err)
+	}
+	c.failed = e
+	if c.ctx.Err() == nil {
+		c.g.Log.Warn("no session", "connection", c.id, "user", c.login.identity.User, "err", e)
+		c.because(e.Message)
+		c.parts.Go(c.leaveSoon)
+	}
+}
+
+func (c *conn) reach() (*inner, error) {
+	ask := api.OpenSession{
+		Connection: c.id, User: c.login.identity.User, Pool: c.login.pool, DoorPool: c.doorPool,
+		Protocol: dspool.ProtocolSSH, From: c.from, Auth: c.login.identity.Auth,
+	}
+	last, err := patiently(c.ctx, func() (api.SessionStep, error) {
+		s, err := c.g.server.OpenSession(c.ctx, ask, c.progress)
+		if errors.Is(err, errAway) {
+			c.progress(api.SessionStep{Message: "the server restarts, please wait"})
+		}
+		return s, err
+	})
+	switch {
+	case err != nil:
+		return nil, err
+	case last.Failed != nil:
+		return nil, last.Failed
+	}
+	c.session.Store(last.Session)
+	c.machine, c.record = last.Ready.Machine, last.Ready.Record
+	c.progress(api.SessionStep{Session: last.Session, Message: "connecting to " + c.machine})
+	return c.g.spares.inner(c.ctx, c, *last.Ready)
+}
+
+// progress tells everybody who waits how far it has come.
+func (c *conn) progress(s api.SessionStep) {
+	if s.Session != 0 {
+		c.session.Store(s.Session)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.step = s
+	close(c.stepped)
+	c.stepped = make(chan struct{})
+}
+
+func (c *conn) waitingFor() (api.SessionStep, <-chan struct{}) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.step, c.stepped
+}
+
+func (c *conn) isPlaced() bool {
+	select {
+	case <-c.placed:
+		return true
+	default:
+		return false
+	}
+}
+
+// leaveSoon ends the connection when its person has had the time to read why.
+func (c *conn) leaveSoon() {
+	t := time.NewTimer(lingering)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		c.outer.Close()
+	case <-c.ctx.Done():
+	}
+}
+
+func (c *conn) because(why string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.why == "" {
+		c.why = why
+	}
+}
+
+func (c *conn) reason() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.why
+}
+
+func (c *conn) terminals() []*session {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	list := make([]*session, 0, len(c.sessions))
+	for s := range c.sessions {
+		list = append(list, s)
+	}
+	return list
+}
+
+// tell writes a text to the terminals of the connection; the same text is not told twice in a row.
+func (c *conn) tell(text string) {
+	c.mu.Lock()
+	again := c.told == text
+	c.told = text
+	c.mu.Unlock()
+	if again {
+		return
+	}
+	for _, s := range c.terminals() {
+		if s.isTerminal() {
+			go s.say(text)
+		}
+	}
+}
+
+// end tells everybody on the connection why, and closes it. It may be called more than once.
+func (c *conn) end(text string) {
+	c.because(text)
+	var said sync.WaitGroup
+	for _, s := range c.terminals() {
+		said.Go(func() { s.finish(text, 254) })
+	}
+	done := make(chan struct{})
+	go func() { said.Wait(); close(done) }()
+	t := time.NewTimer(lastWords)
+	defer t.Stop()
+	select {
+	case <-done:
+		// The client goes when its channels are closed; closing first could lose the last words.
+		select {
+		case <-c.ctx.Done():
+		case <-t.C:
+		}
+	case <-t.C:
+	case <-c.ctx.Done():
+	}
+	c.outer.Close()
+}
+
+func (c *conn) report(ended bool) api.ConnectionReport {
+	return api.ConnectionReport{
+		ID: c.id, Session: c.session.Load(), BytesIn: c.in.Load(), BytesOut: c.out.Load(),
+		LastInput: time.UnixMilli(c.lastInput.Load()).UTC(), Ended: ended, Why: c.reason(),
+	}
+}

@@ -1,0 +1,196 @@
+package gateway
+
+import (
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/crypto/ssh"
+)
+
+const (
+	keepAlive     = "keepalive@openssh.com"
+	hostKeysProve = "hostkeys-prove-00@openssh.com"
+	hostKeysTold  = "hostkeys-00@openssh.com"
+	noMore        = "no-more-sessions@openssh.com"
+	mostGlobals   = 256 // requests that wait for a machine or for its answer
+)
+
+// dispatch takes channels and requests from the person's side until the connection ends.
+func (c *conn) dispatch(chans <-chan ssh.NewChannel, reqs <-chan *ssh.Request) {
+	queue := make(chan *ssh.Request, mostGlobals)
+	defer close(queue)
+	var waiting atomic.Int64 // requests that have no answer yet
+	var opening sync.WaitGroup
+	c.parts.Go(func() { c.globals(queue, &waiting, &opening) })
+	last := false // no more sessions are to be opened
+	for chans != nil || reqs != nil {
+		select {
+		case ch, ok := <-chans:
+			if !ok {
+				chans = nil
+				continue
+			}
+			c.open(ch, last, &opening)
+		case req, ok := <-reqs:
+			if !ok {
+				reqs = nil
+				continue
+			}
+			if req.Type == noMore {
+				// What was asked for before it is still opened: the library hands it over separately.
+				for drained := false; !drained && chans != nil; {
+					select {
+					case ch, ok := <-chans:
+						if !ok {
+							chans = nil
+							break
+						}
+						c.open(ch, last, &opening)
+					default:
+						drained = true
+					}
+				}
+				last = true
+			}
+			switch {
+			case req.Type == keepAlive && waiting.Load() == 0:
+				req.Reply(false, nil)
+				continue
+			case req.Type == keepAlive:
+				// Answers must come in order, so this one has to wait; a sign of life does as well.
+				c.outer.SendRequest(keepAlive, false, nil)
+			}
+			waiting.Add(1)
+			select {
+			case queue <- req:
+			case <-c.ctx.Done():
+			}
+		}
+	}
+}
+
+// globals answers requests that belong to no channel, in their order.
+func (c *conn) globals(queue <-chan *ssh.Request, waiting *atomic.Int64, opening *sync.WaitGroup) {
+	for req := range queue {
+		c.global(req, opening)
+		waiting.Add(-1)
+	}
+}
+
+func (c *conn) global(req *ssh.Request, opening *sync.WaitGroup) {
+	switch req.Type {
+	case keepAlive, hostKeysTold:
+		req.Reply(false, nil)
+		return
+	case hostKeysProve:
+		answer, ok := c.g.keys.prove(c.outer, req.Payload)
+		req.Reply(ok, answer)
+		return
+	case "tcpip-forward", "streamlocal-forward@openssh.com":
+		if !c.permits("permit-port-forwarding") {
+			req.Reply(false, nil)
+			return
+		}
+	}
+	select {
+	case <-c.placed:
+	case <-c.ctx.Done():
+	}
+	if !c.isPlaced() || c.inner == nil {
+		req.Reply(false, nil)
+		return
+	}
+	if req.Type == noMore {
+		opening.Wait()
+	}
+	ok, answer, err := c.inner.SendRequest(req.Type, req.WantReply, req.Payload)
+	req.Reply(ok && err == nil, answer)
+}
+
+// permits says whether the login may do what a certificate has to allow; keys and passwords may.
+func (c *conn) permits(extension string) bool {
+	if c.login.cert == nil {
+		return true
+	}
+	_, ok := c.login.cert.Extensions[extension]
+	return ok
+}
+
+// open serves a channel that the person asks for.
+func (c *conn) open(ch ssh.NewChannel, last bool, opening *sync.WaitGroup) {
+	kind := ch.ChannelType()
+	switch {
+	case kind == "tun@openssh.com":
+		ch.Reject(ssh.Prohibited, "tunnel devices are not forwarded")
+		return
+	case slices.Contains([]string{"direct-tcpip", "direct-streamlocal@openssh.com"}, kind) && !c.permits("permit-port-forwarding"):
+		ch.Reject(ssh.Prohibited, "the certificate does not permit forwarding")
+		return
+	case kind == "session" && last:
+		ch.Reject(ssh.Prohibited, "no more sessions were to be opened")
+		return
+	}
+	if c.channels.Add(1) > mostChannels {
+		c.channels.Add(-1)
+		ch.Reject(ssh.ResourceShortage, "too many channels are open")
+		return
+	}
+	opening.Add(1)
+	opened := sync.OnceFunc(opening.Done)
+	c.parts.Go(func() {
+		defer c.channels.Add(-1)
+		defer opened()
+		if kind == "session" {
+			c.serveSession(ch, opened)
+			return
+		}
+		select {
+		case <-c.placed:
+		case <-c.ctx.Done():
+		}
+		if !c.isPlaced() || c.inner == nil {
+			ch.Reject(ssh.ConnectionFailed, "there is no machine")
+			return
+		}
+		c.join(ch, c.inner.Conn, opened, c.outward)
+	})
+}
+
+// fromMachine takes channels and requests from the machine's side. The machine's root is not
+// trusted: it gets what sshd has use for, and no sessions at the person's end.
+func (c *conn) fromMachine(in *inner) {
+	c.parts.Go(func() {
+		for req := range in.reqs {
+			switch req.Type {
+			case hostKeysTold, hostKeysProve, keepAlive:
+				req.Reply(false, nil)
+			default:
+				ok, answer, err := c.outer.SendRequest(req.Type, req.WantReply, req.Payload)
+				req.Reply(ok && err == nil, answer)
+			}
+		}
+	})
+	for ch := range in.chans {
+		switch ch.ChannelType() {
+		case "session", "tun@openssh.com":
+			ch.Reject(ssh.Prohibited, "a machine opens no sessions")
+			continue
+		}
+		if c.opened.Add(1) > mostChannels {
+			c.opened.Add(-1)
+			ch.Reject(ssh.ResourceShortage, "too many channels are open")
+			continue
+		}
+		c.parts.Go(func() {
+			defer c.opened.Add(-1)
+			c.join(ch, c.outer.Conn, func() {}, c.inward)
+		})
+	}
+	<-in.done
+	if c.ctx.Err() != nil {
+		return
+	}
+	c.because("the machine went away")
+	c.leaveSoon()
+}
