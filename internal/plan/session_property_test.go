@@ -3,6 +3,7 @@ package plan_test
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -32,6 +33,9 @@ func drawSessions(t *rapid.T, s *plan.Snapshot, pools []string) {
 			x.Pool, x.Machine, x.Since, x.LastActive, x.Active = m.Pool, m.Name, age("since"), age("active"), yes("active")
 			x.State = rapid.SampledFrom([]dspool.SessionState{dspool.SessionPlaced, dspool.SessionOpen, dspool.SessionOpen, dspool.SessionClosing}).Draw(t, "state")
 			x.Request = dspool.Resources{CPUs: m.Resources.CPUs / 4, Memory: m.Resources.Memory / 4}
+			if yes("small") {
+				x.Request.CPUs, x.Request.Memory = x.Request.CPUs/4, x.Request.Memory/4
+			}
 			if !x.Request.Fits(left) && !yes("overfull") {
 				continue
 			}
@@ -54,6 +58,11 @@ func seated(s plan.Snapshot, machine string) (list []plan.Session) {
 }
 
 func places(p plan.Pool) int { return cmp.Or(p.Policy.SessionsPerMachine, 4) }
+
+// place is one of n on a machine.
+func place(m plan.Machine, n int) dspool.Resources {
+	return dspool.Resources{CPUs: math.Floor(m.Resources.CPUs*1000/float64(n)) / 1000, Memory: m.Resources.Memory / int64(n) >> 20 << 20, GPUs: m.Resources.GPUs / n}
+}
 
 // verifySessions checks what must hold of every plan for the people.
 func verifySessions(t fataler, s plan.Snapshot, p plan.Plan, at time.Time) {
@@ -87,9 +96,8 @@ func verifySessions(t fataler, s plan.Snapshot, p plan.Plan, at time.Time) {
 		if n := on[m.Name] + len(seated(s, m.Name)); n > places(pools[m.Pool]) {
 			t.Fatalf("%s has %d sessions", m.Name, n)
 		}
-		n := float64(places(pools[m.Pool]))
-		if r := x.Request; r.CPUs*n > m.Resources.CPUs+1e-9 || r.CPUs*n < m.Resources.CPUs-n/1000 || r.Memory%(1<<20) != 0 || float64(r.Memory)*n > float64(m.Resources.Memory) {
-			t.Fatalf("a place on %s is %v", m.Name, r)
+		if want := place(m, places(pools[m.Pool])); x.Request != want {
+			t.Fatalf("a place on %s is %v, want %v", m.Name, x.Request, want)
 		}
 	}
 	verifyQueue(t, s, p, got)
@@ -160,13 +168,14 @@ func verifyMachinesForPeople(t fataler, s plan.Snapshot, p plan.Plan, machines m
 			}
 		}
 	}
+	verifyKept(t, s, p, pools, on)
 	coming, made := map[string]int{}, map[string]int{}
 	for _, m := range machines {
 		if m.Cordoned || m.DrainBy != nil || m.Remove != "" || len(pools[m.Pool].Sizes) == 0 {
 			continue
 		}
 		n := places(pools[m.Pool])
-		place := dspool.Resources{CPUs: m.Resources.CPUs / float64(n), Memory: m.Resources.Memory / int64(n), GPUs: m.Resources.GPUs / n}
+		place := place(m, n)
 		held := on[m.Name] + len(seated(s, m.Name))
 		switch {
 		case m.State == dspool.Creating || m.State == dspool.Starting:
@@ -189,6 +198,37 @@ func verifyMachinesForPeople(t fataler, s plan.Snapshot, p plan.Plan, machines m
 		per := places(pools[name])
 		if need := (max(0, waits[name]-coming[name]) + per - 1) / per; n > need {
 			t.Fatalf("%d machines are made in %s for %d who wait beside %d places to come", n, name, waits[name], coming[name])
+		}
+	}
+}
+
+// verifyKept checks that people wait only for tasks that are there, and no more of them than
+// will find a place on the machine.
+func verifyKept(t fataler, s plan.Snapshot, p plan.Plan, pools map[string]plan.Pool, on map[string]int) {
+	wait := map[string]int{}
+	for _, q := range p.Queue {
+		if _, name, ok := strings.Cut(q.Reason, "tasks on machine "); ok {
+			wait[strings.TrimSuffix(name, " to end")]++
+		}
+	}
+	for _, m := range s.Machines {
+		if wait[m.Name] == 0 {
+			continue
+		}
+		n := places(pools[m.Pool])
+		place := place(m, n)
+		left, room := m.Resources, 0
+		for _, x := range seated(s, m.Name) {
+			left = left.Sub(x.Request)
+		}
+		for range on[m.Name] {
+			left = left.Sub(place)
+		}
+		for ; place.Fits(left) && room < n; room++ {
+			left = left.Sub(place)
+		}
+		if most := min(room, n-on[m.Name]-len(seated(s, m.Name))); len(m.Attempts) == 0 || wait[m.Name] > most {
+			t.Fatalf("%d people wait for %d tasks on %s, which will have room for %d", wait[m.Name], len(m.Attempts), m.Name, most)
 		}
 	}
 }

@@ -12,6 +12,7 @@ import (
 func TestSeats(t *testing.T) {
 	most := func(n int) func(*plan.Pool) { return func(p *plan.Pool) { p.Max = n } }
 	per := func(n int) func(*plan.Pool) { return func(p *plan.Pool) { p.Policy.SessionsPerMachine = n } }
+	small := func(s *plan.Session) { s.Request = res(0.5, 1) }
 	deadline := now.Add(time.Hour)
 	one, two := box(1), box(2)
 	check(t, []rule{
@@ -33,6 +34,16 @@ func TestSeats(t *testing.T) {
 			 seat 6 on batch-2 (1 cpu, 2 GiB): machine batch-2 has room: place 3 of 4`,
 		},
 		{
+			"though there is more room on one in use by tasks",
+			with(snapshot(batch(), []plan.Machine{box(1, holds(9, 1, res(1, 2))), two}), guest(1, "ada", 9, on("batch-2")), guest(2, "bob", 9, on("batch-2")), guest(3, "cyd", 1)),
+			`seat 3 on batch-2 (1 cpu, 2 GiB): machine batch-2 has room: place 3 of 4`,
+		},
+		{
+			"as long as it has a place, whatever room is left",
+			with(snapshot(batch(per(2)), []plan.Machine{one, two}), guest(1, "ada", 9, on("batch-2"), small), guest(2, "bob", 9, on("batch-2"), small), guest(3, "cyd", 1)),
+			`seat 3 on batch-1 (2 cpu, 4 GiB): machine batch-1 has room: place 1 of 2`,
+		},
+		{
 			"then one in use by tasks, then one that nobody uses",
 			with(snapshot(batch(per(2)), []plan.Machine{one, box(2, holds(9, 2, res(1, 2))), box(3, holds(9, 3, res(1, 2)))}), guest(1, "ada", 9), guest(2, "bob", 8)),
 			`seat 1 on batch-2 (2 cpu, 4 GiB): machine batch-2 has room: place 1 of 2
@@ -40,7 +51,7 @@ func TestSeats(t *testing.T) {
 		},
 		{
 			"of empty machines one of the pool's first size, the one used last",
-			with(snapshot(batch(func(p *plan.Pool) { p.Sizes = []dspool.Size{big, small} }), []plan.Machine{box(1, smallBox), box(2, idleFor(time.Minute)), box(3, idleFor(time.Second))}), guest(1, "ada", 9)),
+			with(snapshot(batch(func(p *plan.Pool) { p.Sizes = []dspool.Size{big, {Name: "small", Resources: res(1, 2)}} }), []plan.Machine{box(1, smallBox), box(2, idleFor(time.Minute)), box(3, idleFor(time.Second))}), guest(1, "ada", 9)),
 			`seat 1 on batch-3 (1 cpu, 2 GiB): machine batch-3 has room: place 1 of 4
 			 wake in 9m0s`,
 		},
@@ -97,10 +108,19 @@ func TestSeats(t *testing.T) {
 		{
 			"only as many machines are kept as people need",
 			with(snapshot(batch(most(2), per(2)), []plan.Machine{box(1, holds(9, 4, res(1, 2))), box(2, holds(9, 3, res(1, 2)))}, job(8, "bob", 1), job(9, "bob", 0)),
-				guest(1, "ada", 1, on("batch-2"), func(s *plan.Session) { s.Request = res(0.5, 1) }), guest(2, "bob", 1)),
+				guest(1, "ada", 1, on("batch-2"), small), guest(2, "bob", 1)),
 			`session 2 is number 1: pool batch is at its max of 2 machines; waits for tasks on machine batch-2 to end
 			 job 8: pool batch is at its max of 2 machines and all are busy
 			 note batch: pool batch is at its max of 2 machines`,
+		},
+		{
+			"a big task that waited is not given that machine either",
+			with(snapshot(batch(most(1), per(2)), []plan.Machine{box(1, holds(9, 3, res(1, 2)))},
+				job(7, "bob", 1, wants(res(4, 8)), func(j *plan.Job) { j.Created = ago(time.Hour) }), job(8, "bob", 1), job(9, "bob", 0)), guest(1, "ada", 1)),
+			`session 1 is number 1: pool batch is at its max of 1 machine; waits for tasks on machine batch-1 to end
+			 job 7: pool batch is at its max of 1 machine and it is busy
+			 job 8: machine batch-1 is kept for ada, who waits to log in
+			 note batch: pool batch is at its max of 1 machine`,
 		},
 		{
 			"a session in a pool that is no more says so",
