@@ -12,7 +12,7 @@ import (
 
 // gatewayCommand is started by the server; people have no use for it.
 func gatewayCommand() *cobra.Command {
-	o := gateway.Options{Version: version}
+	o := gateway.Options{Version: buildID()}
 	var verbose bool
 	cmd := &cobra.Command{
 		Use:    "gateway --state-dir DIR",

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"sync"
 	"syscall"
 
 	"github.com/dspool/dspool"
@@ -83,6 +84,10 @@ func serve(ctx context.Context, o server.Options, runcPath string) error {
 		return err
 	}
 	defer s.Close()
+	var keeper sync.WaitGroup
+	defer keeper.Wait()
+	defer stop()
+	keeper.Go(func() { keepGateway(ctx, s.Control, o.StateDir, o.Log) })
 	select {
 	case <-ctx.Done():
 		o.Log.Info("stopping: machines and jobs live on")

@@ -48,6 +48,9 @@ func uninstall(ctx context.Context, dir, runcPath string) error {
 		return err
 	}
 	defer lock.Close()
+	if err := stopGateway(ctx, dir); err != nil {
+		return err
+	}
 	st, err := store.Open(ctx, filepath.Join(dir, server.StoreFile))
 	if err != nil {
 		return err
