@@ -10,10 +10,12 @@ import (
 	"crypto/x509/pkix"
 	"encoding/json"
 	"encoding/pem"
+	"fmt"
 	"log/slog"
 	"math/big"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strconv"
 	"sync"
 	"testing"
@@ -47,12 +49,22 @@ type server struct {
 	revision   int64
 	attempts   map[int64]api.AttemptReport
 	history    map[int64][]dspool.TaskState
+	seats      []seatRow
+	sessions   map[int64]api.SessionReport
+	closings   map[int64]int // how often a session was reported closed
+	hostKey    string
+	sshTrust   string
 	reports    []api.Report
 	seenCerts  map[string]bool // serials of client certificates that were shown
 	// fault answers instead of the server when it returns a status.
 	fault func(r *http.Request, body []byte) int
 	// stale is sent once in place of what is true.
 	stale *api.Directives
+}
+
+type seatRow struct {
+	api.SessionDirective
+	revision int64
 }
 
 type row struct {
@@ -63,7 +75,8 @@ type row struct {
 func newServer(t testing.TB) *server {
 	s := &server{
 		t: t, changed: make(chan struct{}), token: "secret", life: time.Hour, jobs: map[int64]api.TaskSpec{},
-		attempts: map[int64]api.AttemptReport{}, history: map[int64][]dspool.TaskState{}, seenCerts: map[string]bool{},
+		attempts: map[int64]api.AttemptReport{}, history: map[int64][]dspool.TaskState{},
+		sessions: map[int64]api.SessionReport{}, closings: map[int64]int{}, seenCerts: map[string]bool{},
 	}
 	var err error
 	s.caKey, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -163,7 +176,7 @@ func (s *server) sign(w http.ResponseWriter, csrPEM string) *x509.CertificateReq
 		return nil
 	}
 	_, text := s.issue(csr.PublicKey, &x509.Certificate{Subject: pkix.Name{CommonName: "batch-1"}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
-	json.NewEncoder(w).Encode(api.EnrolResponse{Certificate: text})
+	json.NewEncoder(w).Encode(api.EnrolResponse{Certificate: text, SSHTrust: s.sshTrust})
 	return csr
 }
 
@@ -181,6 +194,7 @@ func (s *server) enrol(w http.ResponseWriter, r *http.Request) {
 	}
 	s.tokenKey = string(csr.RawSubjectPublicKeyInfo)
 	s.enrolments++
+	s.hostKey = in.HostKey
 	s.sign(w, in.CSR)
 	s.notify()
 }
@@ -226,7 +240,12 @@ func (s *server) directives(w http.ResponseWriter, r *http.Request) {
 				}
 			}
 		}
-		if len(d.Attempts) > 0 {
+		for _, row := range s.seats {
+			if row.revision > after && s.sessions[row.ID].State != dspool.SessionClosed {
+				d.Sessions = append(d.Sessions, row.SessionDirective)
+			}
+		}
+		if len(d.Attempts)+len(d.Sessions) > 0 {
 			json.NewEncoder(w).Encode(d)
 			return
 		}
@@ -258,6 +277,12 @@ func (s *server) report(w http.ResponseWriter, r *http.Request) {
 			s.attempts[a.ID] = a
 		}
 		s.history[a.ID] = append(s.history[a.ID], a.State)
+	}
+	for _, x := range in.Sessions {
+		s.sessions[x.ID] = x
+		if x.State == dspool.SessionClosed {
+			s.closings[x.ID]++
+		}
 	}
 	s.notify()
 	w.WriteHeader(http.StatusNoContent)
@@ -294,6 +319,33 @@ func (s *server) cancel(id int64, recall bool, reason string) {
 	s.put(api.AttemptDirective{ID: id, Job: id, Index: id, Cancel: true, Recall: recall, Reason: reason}, spec)
 }
 
+// seat adds or changes what the server wants of a session.
+func (s *server) seat(d api.SessionDirective) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.revision++
+	s.seats = slices.DeleteFunc(s.seats, func(r seatRow) bool { return r.ID == d.ID })
+	s.seats = append(s.seats, seatRow{d, s.revision})
+	s.notify()
+}
+
+// session waits until the last report on a session is as ok says.
+func (s *server) session(id int64, what string, ok func(api.SessionReport) bool) (r api.SessionReport) {
+	s.t.Helper()
+	s.await(fmt.Sprintf("session %d: %s", id, what), func() bool { r = s.sessions[id]; return ok(r) })
+	return r
+}
+
+func (s *server) open(id int64) api.SessionReport {
+	s.t.Helper()
+	return s.session(id, "open", func(r api.SessionReport) bool { return r.State == dspool.SessionOpen })
+}
+
+func (s *server) closed(id int64) api.SessionReport {
+	s.t.Helper()
+	return s.session(id, "closed", func(r api.SessionReport) bool { return r.State == dspool.SessionClosed })
+}
+
 func (s *server) setFault(f func(r *http.Request, body []byte) int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -316,7 +368,7 @@ func (s *server) await(what string, ok func() bool) {
 		case <-late:
 			s.mu.Lock()
 			defer s.mu.Unlock()
-			s.t.Fatalf("%s did not come true in %v; the server knows %+v", what, waitLimit, s.attempts)
+			s.t.Fatalf("%s did not come true in %v; the server knows %+v, %+v", what, waitLimit, s.attempts, s.sessions)
 		}
 	}
 }

@@ -174,17 +174,26 @@ func (m *machine) start(a *attempt) error {
 		stray = leave()
 		return pid, err
 	}, func(pid int) {
-		unscored = scoreAsUser(s, pid)
+		if unscored = scoreAsUser(s, pid); errors.Is(unscored, unix.EACCES) {
+			go func() { m.unscored(s, scoreLater(s, pid)) }()
+		}
 		m.launched(a, slot)
 	}, func(ws syscall.WaitStatus, at time.Time) { m.exit(a, ws, at) })
 	if err != nil {
 		m.giveBack(slot)
 		m.conclude(a, forkError(s.Command[0], err))
 	}
-	if unscored != nil && !errors.Is(unscored, fs.ErrNotExist) {
-		m.log.Debug("the out-of-memory score of an attempt stays as it is", "attempt", s.ID, "error", unscored)
+	if !errors.Is(unscored, unix.EACCES) {
+		m.unscored(s, unscored)
 	}
 	return errors.Join(err, stray, taint(unscored))
+}
+
+// unscored logs why an attempt's score stays as it is.
+func (m *machine) unscored(s *Spec, err error) {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ESRCH) {
+		m.log.Debug("the out-of-memory score of an attempt stays as it is", "attempt", s.ID, "error", err)
+	}
 }
 
 func taint(err error) error {
@@ -200,11 +209,9 @@ func scoreAsUser(s *Spec, pid int) error {
 	const tries = 5
 	pause := unix.NsecToTimespec(20_000)
 	return asuser.Cred{UID: s.UID, GID: s.GID}.DoLocked(func() (err error) {
-		// The fork is over a moment before the kernel gives the new program to its user. It never
-		// does so with a program that the user may not read, or that has ended: those keep theirs.
+		// The fork is over a moment before the kernel gives the new program to its user.
 		for range tries {
-			err = writeControl("/proc/"+strconv.Itoa(pid), "oom_score_adj", "500")
-			if !errors.Is(err, unix.EACCES) {
+			if err = score(pid); !errors.Is(err, unix.EACCES) {
 				return err
 			}
 			_ = unix.Nanosleep(&pause, nil)
@@ -212,6 +219,22 @@ func scoreAsUser(s *Spec, pid int) error {
 		return err
 	})
 }
+
+// scoreLater goes on where scoreAsUser gave up: on a busy core the new program's turn comes
+// late. It never comes with a program that the user may not read; that keeps its score. Should
+// the pid be another process's by then, only the same user's can be hit, to the same effect.
+func scoreLater(s *Spec, pid int) error {
+	const most = 2 * time.Second
+	for pause := time.Millisecond; ; pause *= 2 {
+		time.Sleep(pause)
+		err := asuser.Cred{UID: s.UID, GID: s.GID}.Do(func() error { return score(pid) })
+		if pause >= most || !errors.Is(err, unix.EACCES) {
+			return err
+		}
+	}
+}
+
+func score(pid int) error { return writeControl("/proc/"+strconv.Itoa(pid), "oom_score_adj", "500") }
 
 func (s *Spec) check() error {
 	switch {
