@@ -11,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/dspool/dspool"
 	"github.com/dspool/dspool/api"
 	"github.com/dspool/dspool/client"
 	"github.com/dspool/dspool/internal/agent/agenttest"
@@ -95,6 +94,11 @@ func New(t testing.TB, o Options) *System {
 
 func (s *System) configFile() string { return filepath.Join(s.Dir, "team.yaml") }
 
+// ConfigRequest asks to apply a text as if it stood in the system's file.
+func (s *System) ConfigRequest(text string) api.ApplyRequest {
+	return api.ApplyRequest{Name: s.configFile(), Dir: s.Dir, Text: text}
+}
+
 // Start starts the server, also after Stop or Kill: machines are still there.
 func (s *System) Start() {
 	s.t.Helper()
@@ -167,16 +171,4 @@ func (s *System) WithToken(secret string) *client.Client {
 		s.t.Fatal(err)
 	}
 	return c
-}
-
-// Images is an image store in which every image is built.
-type Images struct{}
-
-func (Images) Resolve(dspool.Image, ...string) (string, error) { return "recipe.yaml", nil }
-func (Images) Key(dspool.Image) (string, error)                { return "key", nil }
-func (Images) Has(string) bool                                 { return true }
-func (Images) Held() ([]string, error)                         { return nil, nil }
-func (Images) Release(string) error                            { return nil }
-func (Images) Build(context.Context, dspool.Image, func(string)) (string, int64, error) {
-	return "key", 1, nil
 }
