@@ -42,6 +42,16 @@ func BenchmarkCompute(b *testing.B) {
 	for i := range 20 {
 		tiny.Jobs = append(tiny.Jobs, job(int64(i), fmt.Sprintf("user%d", i), 1, million, wants(dspool.Resources{CPUs: 0.001, Memory: 4 << 20})))
 	}
+	people := large(1000, 10_000, 50, 8, same)
+	for i := range 10_000 { // half of them wait, for 4 places on each machine
+		x := guest(int64(i+1), fmt.Sprintf("user%d", i), i)
+		if i%2 == 0 {
+			on(fmt.Sprintf("batch-%d", i/2%1000))(&x)
+			x.Request = res(0.001, 0)
+		}
+		people.Sessions = append(people.Sessions, x)
+	}
+	herd := with(large(0, 0, 1, 0, same), people.Sessions...)
 	for _, bench := range []struct {
 		name string
 		s    plan.Snapshot
@@ -55,6 +65,8 @@ func BenchmarkCompute(b *testing.B) {
 		{"1000 machines busy, one job of 1000000 tasks", full},
 		{"1000 machines empty, one job of 1000000 tasks", empty},
 		{"no machine, one job of 1000000 tasks", none},
+		{"1000 machines half busy, 10000 jobs and 10000 sessions", people},
+		{"no machine, 10000 sessions", herd},
 	} {
 		b.Run(bench.name, func(b *testing.B) {
 			b.ReportAllocs()

@@ -161,7 +161,7 @@ func (p *planner) keep(pl *pool) {
 	}
 	lack := pl.Spare - pl.unclaimed()
 	if lack > 0 && !slices.ContainsFunc(p.pools, func(o *pool) bool { return o.starved != nil && (o == pl || o.starved.blocker != poolMax) }) {
-		p.keepUp(pl, size, lack, fmt.Sprintf("pool %s keeps %s without tasks (spare)", pl.Name, count(int64(pl.Spare), "machine")))
+		p.keepUp(pl, size, lack, fmt.Sprintf("pool %s keeps %s without claims (spare)", pl.Name, count(int64(pl.Spare), "machine")))
 	}
 }
 

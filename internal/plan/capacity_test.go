@@ -133,8 +133,8 @@ func TestCapacity(t *testing.T) {
 			"spare machines come on top of those that tasks wait for",
 			snapshot(batch(func(p *plan.Pool) { p.Min, p.Spare = 1, 2 }), nil, job(1, "ada", 4)),
 			`create big in batch: job 1 of ada waits with 4 tasks of 1 cpu, 2 GiB
-			 create big in batch: pool batch keeps 2 machines without tasks (spare)
-			 create big in batch: pool batch keeps 2 machines without tasks (spare)
+			 create big in batch: pool batch keeps 2 machines without claims (spare)
+			 create big in batch: pool batch keeps 2 machines without claims (spare)
 			 job 1: waits for a machine that is starting`,
 		},
 		{

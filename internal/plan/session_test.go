@@ -114,6 +114,14 @@ func TestSeats(t *testing.T) {
 			 note batch: pool batch is at its max of 2 machines`,
 		},
 		{
+			"nor is one kept where there is no place even without its tasks",
+			with(snapshot(batch(most(1), per(3)), []plan.Machine{box(1, holds(9, 1, res(0.3, 1)))}),
+				guest(1, "ada", 9, on("batch-1"), func(s *plan.Session) { s.Request = res(2, 4) }), guest(2, "bob", 2), guest(3, "cyd", 1)),
+			`seat 2 on batch-1 (1.333 cpu, 2.7 GiB): machine batch-1 has room: place 2 of 3
+			 session 3 is number 1: pool batch is at its max of 1 machine and every place is taken
+			 note batch: pool batch is at its max of 1 machine`,
+		},
+		{
 			"a big task that waited is not given that machine either",
 			with(snapshot(batch(most(1), per(2)), []plan.Machine{box(1, holds(9, 3, res(1, 2)))},
 				job(7, "bob", 1, wants(res(4, 8)), func(j *plan.Job) { j.Created = ago(time.Hour) }), job(8, "bob", 1), job(9, "bob", 0)), guest(1, "ada", 1)),
@@ -214,7 +222,7 @@ func TestMachinesForPeople(t *testing.T) {
 		{
 			"a taken spare is replaced, one with a place beside somebody is not taken",
 			with(snapshot(batch(func(p *plan.Pool) { p.Spare = 1 }), []plan.Machine{box(1)}), crowd(4)...),
-			`create big in batch: pool batch keeps 1 machine without tasks (spare)
+			`create big in batch: pool batch keeps 1 machine without claims (spare)
 			 seat 1 on batch-1 (1 cpu, 2 GiB): machine batch-1 has room: place 1 of 4
 			 seat 2 on batch-1 (1 cpu, 2 GiB): machine batch-1 has room: place 2 of 4
 			 seat 3 on batch-1 (1 cpu, 2 GiB): machine batch-1 has room: place 3 of 4
