@@ -35,7 +35,10 @@ func Check(ctx context.Context, cfg Config) []provider.Finding {
 	version, err := runcVersion(ctx, cfg.Runc)
 	add("runc", true, err, version, "build it: go build -tags seccomp github.com/opencontainers/runc (needs libseccomp-dev and a C compiler)")
 	add("kernel", true, kernelAtLeast(5, 19), "new enough for overlays over id-mapped images", "use Linux 5.19 or newer")
-	_, err = openGroups("check")
+	groups, err := openGroups("check")
+	if err == nil {
+		err = groups.usable()
+	}
 	add("control groups", true, err, "mounted", "mount control groups at /sys/fs/cgroup")
 	add("overlay", true, fileSystem(ctx, "overlay"), "supported", "modprobe overlay")
 	err = loopDevices(ctx)

@@ -44,7 +44,7 @@ func openGroups(installation string) (groups, error) {
 		}
 		g.roots = append(g.roots, root)
 		if kind[0] == "cgroup2" {
-			g.v2 = root == "/sys/fs/cgroup"
+			g.v2 = root == unified
 			continue
 		}
 		for option := range strings.SplitSeq(kind[2], ",") {
@@ -87,7 +87,7 @@ func (g groups) dirs(machine string) []string {
 // delegate gives the machine's root its own group to divide, not the limits on it.
 func (g groups) delegate(machine string, uid int) error {
 	if g.v2 {
-		dir := filepath.Join("/sys/fs/cgroup", g.parent, machine)
+		dir := filepath.Join(unified, g.parent, machine)
 		return chownAll(uid, dir, "cgroup.procs", "cgroup.subtree_control", "cgroup.threads")
 	}
 	for _, controller := range []string{"memory", "cpu", "cpuacct", "pids", "freezer"} {

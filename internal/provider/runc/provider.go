@@ -75,6 +75,9 @@ func Open(ctx context.Context, cfg Config) (*Provider, error) {
 		return nil, err
 	}
 	groups, err := openGroups(cfg.Installation)
+	if err == nil {
+		err = groups.prepare()
+	}
 	if err != nil {
 		return nil, err
 	}
