@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -22,8 +23,8 @@ type v2 struct {
 	limited bool // the controllers are there; only tests go without
 }
 
-// newV2 moves this process into a child of dir, because a cgroup that gives controllers to
-// its children may hold no process itself.
+// newV2 moves this process, and its children, into a child of dir, because a cgroup that gives
+// controllers to its children may hold no process itself.
 func newV2(dir string, controllers []string) (*v2, error) {
 	text, err := os.ReadFile(filepath.Join(dir, "cgroup.controllers"))
 	if err != nil {
@@ -40,14 +41,36 @@ func newV2(dir string, controllers []string) (*v2, error) {
 		if err := makeGroup(own); err != nil && !errors.Is(err, fs.ErrExist) {
 			return nil, err
 		}
-		if err := writeControl(own, "cgroup.procs", "0"); err != nil {
-			return nil, err
-		}
-		if err := writeControl(dir, "cgroup.subtree_control", "+"+strings.Join(controllers, " +")); err != nil {
+		if err := divide(dir, own, controllers); err != nil {
 			return nil, err
 		}
 	}
 	return &v2{dir: dir, limited: len(controllers) > 0}, nil
+}
+
+// divide gives the controllers to dir's children once its processes are in own. The agent may
+// be started meanwhile, so that there may be more of them after each try.
+func divide(dir, own string, controllers []string) error {
+	const tries = 100
+	for try := 1; ; try++ {
+		if err := writeControl(own, "cgroup.procs", "0"); err != nil {
+			return err
+		}
+		pids, err := processesIn(dir)
+		if err != nil {
+			return err
+		}
+		for _, pid := range pids {
+			if err := writeControl(own, "cgroup.procs", strconv.Itoa(pid)); err != nil && !errors.Is(err, unix.ESRCH) {
+				return err
+			}
+		}
+		err = writeControl(dir, "cgroup.subtree_control", "+"+strings.Join(controllers, " +"))
+		if try == tries || !errors.Is(err, unix.EBUSY) {
+			return err
+		}
+		time.Sleep(time.Millisecond)
+	}
 }
 
 func (h *v2) sweep() error {

@@ -174,8 +174,8 @@ func (m *machine) start(a *attempt) error {
 		stray = leave()
 		return pid, err
 	}, func(pid int) {
-		if unscored = scoreAsUser(s, pid); errors.Is(unscored, unix.EACCES) {
-			go func() { m.unscored(s, scoreLater(s, pid)) }()
+		if unscored = scoreAsUser(s, pid); notYet(unscored) {
+			go func() { m.unscored(s, scoreLater(a, pid)) }()
 		}
 		m.launched(a, slot)
 	}, func(ws syscall.WaitStatus, at time.Time) { m.exit(a, ws, at) })
@@ -183,7 +183,7 @@ func (m *machine) start(a *attempt) error {
 		m.giveBack(slot)
 		m.conclude(a, forkError(s.Command[0], err))
 	}
-	if !errors.Is(unscored, unix.EACCES) {
+	if !notYet(unscored) {
 		m.unscored(s, unscored)
 	}
 	return errors.Join(err, stray, taint(unscored))
@@ -191,7 +191,7 @@ func (m *machine) start(a *attempt) error {
 
 // unscored logs why an attempt's score stays as it is.
 func (m *machine) unscored(s *Spec, err error) {
-	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ESRCH) {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ESRCH) { // it has ended
 		m.log.Debug("the out-of-memory score of an attempt stays as it is", "attempt", s.ID, "error", err)
 	}
 }
@@ -211,7 +211,7 @@ func scoreAsUser(s *Spec, pid int) error {
 	return asuser.Cred{UID: s.UID, GID: s.GID}.DoLocked(func() (err error) {
 		// The fork is over a moment before the kernel gives the new program to its user.
 		for range tries {
-			if err = score(pid); !errors.Is(err, unix.EACCES) {
+			if err = score(pid); !notYet(err) {
 				return err
 			}
 			_ = unix.Nanosleep(&pause, nil)
@@ -220,19 +220,27 @@ func scoreAsUser(s *Spec, pid int) error {
 	})
 }
 
-// scoreLater goes on where scoreAsUser gave up: on a busy core the new program's turn comes
-// late. It never comes with a program that the user may not read; that keeps its score. Should
-// the pid be another process's by then, only the same user's can be hit, to the same effect.
-func scoreLater(s *Spec, pid int) error {
+// scoreLater goes on where scoreAsUser gave up, while the main process lives: on a busy core
+// the new program's turn comes late. It never comes with a program that the user may not read;
+// that keeps its score. Should the pid be another process's by then, only one of the same user
+// can be hit, to the same effect.
+func scoreLater(a *attempt, pid int) error {
 	const most = 2 * time.Second
 	for pause := time.Millisecond; ; pause *= 2 {
-		time.Sleep(pause)
-		err := asuser.Cred{UID: s.UID, GID: s.GID}.Do(func() error { return score(pid) })
-		if pause >= most || !errors.Is(err, unix.EACCES) {
+		select {
+		case <-a.mainGone:
+			return nil
+		case <-time.After(pause):
+		}
+		err := asuser.Cred{UID: a.spec.UID, GID: a.spec.GID}.Do(func() error { return score(pid) })
+		if pause >= most || !notYet(err) {
 			return err
 		}
 	}
 }
+
+// notYet says whether the kernel still keeps the process from its user, or hides it.
+func notYet(err error) bool { return errors.Is(err, unix.EACCES) || errors.Is(err, unix.ENOENT) }
 
 func score(pid int) error { return writeControl("/proc/"+strconv.Itoa(pid), "oom_score_adj", "500") }
 
