@@ -44,19 +44,24 @@ func New(c *control.Control, ca []byte) *Server {
 	s.sessions()
 	s.streams()
 	s.mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte("ok\n")) })
-	s.api.OpenAPI().AddOperation(&huma.Operation{
-		OperationID: "ca", Method: http.MethodGet, Path: prefix + "/ca", Summary: "The authority that signs the server's certificate",
-		Security:  []map[string][]string{},
-		Responses: map[string]*huma.Response{"200": {Description: "OK", Content: map[string]*huma.MediaType{"application/x-pem-file": {}}}},
-	})
-	s.mux.HandleFunc("GET "+prefix+"/ca", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "application/x-pem-file")
-		w.Write(s.ca)
-	})
+	s.plain(huma.Operation{OperationID: "ca", Method: http.MethodGet, Path: "/ca", Summary: "The authority that signs the server's certificate"},
+		"application/x-pem-file", func(w http.ResponseWriter, _ *http.Request) { w.Write(s.ca) })
 	s.mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		writeProblem(w, problemOf(notFound(r)))
 	})
 	return s
+}
+
+// plain registers an operation that needs no credential, and so cannot be a route of huma's, and
+// describes it nevertheless.
+func (s *Server) plain(op huma.Operation, media string, h http.HandlerFunc) {
+	op.Path, op.Security = prefix+op.Path, []map[string][]string{}
+	op.Responses = map[string]*huma.Response{"200": {Description: "OK", Content: map[string]*huma.MediaType{media: {}}}}
+	s.api.OpenAPI().AddOperation(&op)
+	s.mux.HandleFunc(op.Method+" "+op.Path, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", media)
+		h(w, r)
+	})
 }
 
 // open are the paths that need no credential.

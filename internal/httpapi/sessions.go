@@ -5,8 +5,10 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"reflect"
 	"time"
 
+	"github.com/danielgtaylor/huma/v2"
 	"github.com/dspool/dspool"
 	"github.com/dspool/dspool/api"
 	"github.com/dspool/dspool/internal/auth"
@@ -44,15 +46,15 @@ func (s *Server) sessions() {
 		})
 	route(s, http.MethodGet, "/doors", "list-doors", "Places where people come in", 200,
 		func(ctx context.Context, _ auth.Subject, _ *none) (api.List[dspool.Door], error) { return c.Doors(ctx) })
-	s.mux.HandleFunc("GET "+prefix+"/ssh/known_hosts", func(w http.ResponseWriter, r *http.Request) {
-		text, err := c.KnownHosts(r.Context())
-		if err != nil {
-			writeProblem(w, problemOf(err))
-			return
-		}
-		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-		_, _ = io.WriteString(w, text)
-	})
+	s.plain(huma.Operation{OperationID: "known-hosts", Method: http.MethodGet, Path: "/ssh/known_hosts", Summary: "Host keys of the doors, in the form of known_hosts"},
+		"text/plain; charset=utf-8", func(w http.ResponseWriter, r *http.Request) {
+			text, err := c.KnownHosts(r.Context())
+			if err != nil {
+				writeProblem(w, problemOf(err))
+				return
+			}
+			_, _ = io.WriteString(w, text)
+		})
 }
 
 // ByID is a request about one numbered thing.
@@ -110,7 +112,11 @@ func (s *Server) accounts() {
 		func(ctx context.Context, who auth.Subject, in *struct{ Body api.RevocationRequest }) (none, error) {
 			return none{}, c.Revoke(ctx, who, in.Body)
 		})
-	s.mux.HandleFunc("POST "+prefix+"/login", s.login)
+	login := s.api.OpenAPI().Components.Schemas.Schema(reflect.TypeFor[api.LoginRequest](), true, "LoginRequest")
+	s.plain(huma.Operation{
+		OperationID: "login", Method: http.MethodPost, Path: "/login", Summary: "Trade a password for a token",
+		RequestBody: &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{"application/json": {Schema: login}}},
+	}, "application/json", s.login)
 }
 
 // login trades a password for a token. It is no route of huma's because nobody is authenticated yet.

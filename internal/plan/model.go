@@ -129,10 +129,11 @@ func (y *yard) add(m *machine) {
 
 // user is a person with what their tasks and sessions hold in a pool.
 type user struct {
-	name  string
-	held  vec
-	share float64
-	jobs  []*job // still to be looked at
+	name   string
+	held   vec
+	share  float64
+	served time.Time // latest of the jobs
+	jobs   []*job    // still to be looked at
 }
 
 type classKey struct {

@@ -72,6 +72,9 @@ func (p *planner) fill(pl *pool) {
 			u.share = u.held.share(pl.whole)
 			turns = append(turns, u)
 		}
+		if j.Served.After(u.served) {
+			u.served = j.Served
+		}
 		u.jobs = append(u.jobs, j)
 	}
 	heap.Init(&turns)
@@ -102,7 +105,8 @@ func (p *planner) fill(pl *pool) {
 	}
 }
 
-// users is a heap: the least share first, then the lowest job.
+// users is a heap: the least share first, then the one that was served longest ago (else, where
+// one task fills the pool, the lowest job's user would have every turn), then the lowest job.
 type users []*user
 
 func (h users) Len() int      { return len(h) }
@@ -110,6 +114,9 @@ func (h users) Swap(i, k int) { h[i], h[k] = h[k], h[i] }
 func (h users) Less(i, k int) bool {
 	if h[i].share != h[k].share {
 		return h[i].share < h[k].share
+	}
+	if !h[i].served.Equal(h[k].served) {
+		return h[i].served.Before(h[k].served)
 	}
 	return h[i].jobs[0].ID < h[k].jobs[0].ID
 }

@@ -82,6 +82,7 @@ type Job struct {
 	Blocked    string // why none of it may start, such as a job it waits for; "" if none
 	Created    time.Time
 	TaskTime   time.Duration // mean run time of its ended tasks; 0 if none has ended
+	Served     time.Time     // when a task of it was last placed; zero if not lately
 }
 
 // Plan is what should happen, every action with the reason that people see.

@@ -3,6 +3,7 @@ package reconcile
 import (
 	"context"
 	"fmt"
+	"maps"
 	"time"
 
 	"github.com/dspool/dspool"
@@ -15,24 +16,35 @@ import (
 // when time alone will change the plan.
 func (l *Loop) pass(ctx context.Context) (again time.Time, err error) {
 	var view *view
+	var p plan.Plan
+	var now time.Time
 	err = l.Control.Decide(ctx, func(d *control.Decision) error {
 		view, err = l.snapshot(d.Tx)
 		if err != nil {
 			return fmt.Errorf("take snapshot: %w", err)
 		}
-		p := plan.Compute(view.Snapshot, d.Now())
-		again = p.WakeAt
+		p = plan.Compute(view.Snapshot, d.Now())
+		again, now = p.WakeAt, d.Now()
 		return d.Enact(view.rows, p)
 	})
 	if err != nil {
 		return again, err
 	}
+	l.serve(view, p.Place, now)
 	for _, m := range view.rows.Machines {
 		if at := l.drive(ctx, *m, view); !at.IsZero() && (again.IsZero() || at.Before(again)) {
 			again = at
 		}
 	}
 	return again, nil
+}
+
+// serve remembers which jobs had a turn last. It is lost with the server: a turn more or less.
+func (l *Loop) serve(v *view, places []plan.Place, now time.Time) {
+	for _, p := range places {
+		l.served[p.Job] = now
+	}
+	maps.DeleteFunc(l.served, func(job int64, _ time.Time) bool { return v.rows.Jobs[job] == nil })
 }
 
 // view is a snapshot with the rows it was made from.
@@ -116,7 +128,7 @@ func (l *Loop) snapshot(tx *store.Tx) (*view, error) {
 		pj := plan.Job{
 			ID: j.ID, User: j.User, Pool: j.Spec.Pool, Size: j.Spec.Size, Request: j.Spec.Request(),
 			Pending: j.Tasks.Pending, Placed: j.Tasks.Active(), MaxRunning: j.Spec.MaxRunning,
-			Blocked: j.Blocked, Created: j.Created,
+			Blocked: j.Blocked, Created: j.Created, Served: l.served[j.ID],
 		}
 		if n := j.Tasks.Succeeded + j.Tasks.Failed; n > 0 {
 			pj.TaskTime = max(j.TaskSum/time.Duration(n), time.Microsecond)

@@ -41,9 +41,10 @@ type Loop struct {
 	lists    chan listed       // what the provider answered
 	actions  sync.WaitGroup
 	begun    time.Time
-	listing  bool // the provider is being asked
-	again    bool // ask once more as soon as it has answered
-	observed bool // the provider's list has been held against the store once
+	served   map[int64]time.Time // when a task of a job was last placed
+	listing  bool                // the provider is being asked
+	again    bool                // ask once more as soon as it has answered
+	observed bool                // the provider's list has been held against the store once
 }
 
 // action is what the provider does for a machine. Each kind has its own limit, so that slow
@@ -85,7 +86,7 @@ func New(o Options) *Loop {
 	}
 	return &Loop{
 		Options: o, acting: map[string]action{}, pools: map[string]*flaws{},
-		kick: make(chan struct{}, 1), lists: make(chan listed, 1),
+		served: map[int64]time.Time{}, kick: make(chan struct{}, 1), lists: make(chan listed, 1),
 	}
 }
 
