@@ -131,9 +131,8 @@ func (t *seats) seen(list []host.Session) (work []*seat) {
 		if s == nil || s.report.State != dspool.SessionOpen {
 			continue
 		}
-		flipped := s.report.Active != x.Active
-		s.report.Active, s.report.Activity = x.Active, x.Activity
-		if flipped {
+		if s.report.Active != x.Active || s.report.Activity != x.Activity {
+			s.report.Active, s.report.Activity = x.Active, x.Activity
 			t.tell(s)
 		}
 	}

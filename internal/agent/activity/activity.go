@@ -59,11 +59,6 @@ func Judge(before, now Snapshot) Verdict {
 	if v := busy(before, now); v.Active {
 		return v
 	}
-	for _, t := range now.Terminals {
-		if now.At.Sub(t.Input) < InputWindow {
-			return Verdict{true, "input on terminal " + t.Name, "input " + t.Name}
-		}
-	}
 	byPID := map[int]Process{}
 	for _, p := range now.Processes {
 		byPID[p.PID] = p
@@ -75,6 +70,11 @@ func Judge(before, now Snapshot) Verdict {
 		}
 	}
 	if len(lives) == 0 {
+		for _, t := range now.Terminals {
+			if now.At.Sub(t.Input) < InputWindow {
+				return Verdict{true, "input on terminal " + t.Name, "input " + t.Name}
+			}
+		}
 		return Verdict{Reason: "nothing runs"}
 	}
 	// The oldest is most likely what the user started, the rest its children.

@@ -55,6 +55,9 @@ type Session struct {
 	Activity string
 }
 
+// lastWords on a terminal take so long to reach the user.
+const lastWords = 200 * time.Millisecond
+
 // ErrAway says that init did not answer: the same may succeed later.
 var ErrAway = errors.New("init does not answer")
 
@@ -164,8 +167,11 @@ func (h *Host) Close(ctx context.Context, d api.SessionDirective) error {
 			h.log.Error("a user could not be kept out", "user", d.User, "error", err)
 		}
 	}
-	if d.Reason != "" && !later {
-		h.tellTerminals(d.UID, "This session ends: "+d.Reason)
+	if d.Reason != "" && !later && h.tellTerminals(d.UID, "This session ends: "+d.Reason) > 0 {
+		select { // until sshd has passed it on
+		case <-time.After(lastWords):
+		case <-ctx.Done():
+		}
 	}
 	if err := h.cfg.Init.Close(ctx, initd.Closing{ID: d.ID, Grace: h.cfg.Grace}); err != nil {
 		return fromInit(err)

@@ -84,15 +84,18 @@ func snapshot(s initd.SessionStatus) activity.Snapshot {
 	return shot
 }
 
-// tellTerminals writes a line to every terminal of a user. A terminal that does not take it at
-// once is left alone.
-func (h *Host) tellTerminals(uid int, line string) {
+// tellTerminals writes a line to every terminal of a user and returns how many took it. One
+// that does not take it at once is left alone.
+func (h *Host) tellTerminals(uid int, line string) (told int) {
 	for _, t := range activity.Terminals(uid) {
 		fd, err := unix.Open("/dev/"+t.Name, unix.O_WRONLY|unix.O_NOCTTY|unix.O_NONBLOCK|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 		if err != nil {
 			continue
 		}
-		_, _ = unix.Write(fd, []byte("\r\n[dspool] "+line+"\r\n"))
+		if _, err := unix.Write(fd, []byte("\r\n[dspool] "+line+"\r\n")); err == nil {
+			told++
+		}
 		unix.Close(fd)
 	}
+	return told
 }
