@@ -186,4 +186,3 @@ func tail(s string, n int) string {
 	}
 	return s
 }
-

@@ -28,7 +28,8 @@ type session struct {
 	term       string
 	cols, rows atomic.Uint32
 	started    bool
-	exited     atomic.Bool
+	exitMu     sync.Mutex
+	exited     chan struct{} // closed when an exit status was seen or made
 	gate       gate
 }
 
@@ -41,7 +42,7 @@ type request struct {
 // serveSession carries a session channel. Without a machine yet it is accepted all the same, so that
 // its person can be told what they wait for.
 func (c *conn) serveSession(ch ssh.NewChannel, opened func()) {
-	s := &session{c: c}
+	s := &session{c: c, exited: make(chan struct{})}
 	s.gate = gate{opened: make(chan struct{}), cancel: make(chan struct{}), byHand: s.isTerminal}
 	var far ssh.Channel
 	var farReqs <-chan *ssh.Request
@@ -100,22 +101,23 @@ func (s *session) run(far ssh.Channel, farReqs <-chan *ssh.Request, answered []r
 	var back, both sync.WaitGroup
 	back.Go(func() { carry(&personWriter{s: s, w: s.near, record: true}, far, s.c.wentOut) })
 	back.Go(func() { carry(&personWriter{s: s, w: s.near.Stderr()}, far.Stderr(), s.c.wentOut) })
-	allOut := make(chan struct{})
+	allOut, farGone := make(chan struct{}), make(chan struct{})
 	go func() {
+		defer close(allOut)
 		back.Wait()
+		s.machineClosed(farGone)
 		s.near.CloseWrite()
-		close(allOut)
 	}()
 	both.Go(func() {
 		for req := range farReqs {
 			if req.Type == "exit-status" || req.Type == "exit-signal" {
-				s.exited.Store(true)
+				s.exit()
 			}
 			ok, err := s.near.SendRequest(req.Type, req.WantReply, req.Payload)
 			req.Reply(ok && err == nil, nil)
 		}
+		close(farGone)
 		<-allOut
-		s.machineClosed()
 		s.near.Close()
 	})
 	for _, req := range queued {
@@ -130,17 +132,40 @@ func (s *session) run(far ssh.Channel, farReqs <-chan *ssh.Request, answered []r
 	s.endRecording()
 }
 
-// machineClosed tells the person when the machine, and not the command, has ended the session.
-func (s *session) machineClosed() {
-	if s.exited.Load() || s.c.ctx.Err() != nil {
-		return
-	}
-	t := time.NewTimer(200 * time.Millisecond) // the connection's end is known a moment after the channel's
+// exitWait is how long after the last output an exit status is waited for; sshd sends it at once.
+const exitWait = 200 * time.Millisecond
+
+// machineClosed tells the person when the machine, and not the command, has ended the output.
+func (s *session) machineClosed(farGone <-chan struct{}) {
+	t := time.NewTimer(exitWait)
 	defer t.Stop()
 	select {
-	case <-s.c.inner.done:
+	case <-s.exited:
+		return
+	case <-farGone:
+	case <-t.C:
+	}
+	select {
+	case <-s.exited:
+		return
+	case <-s.c.ctx.Done():
+		return
+	case <-s.c.inner.done: // known a moment after its channels are closed
 		s.finish(fmt.Sprintf("machine %s went away; your files are safe, log in again for another machine", s.c.machine), failedStatus)
 	case <-t.C:
+	}
+}
+
+// exit notes that the person has an exit status; it returns whether they had none.
+func (s *session) exit() bool {
+	s.exitMu.Lock()
+	defer s.exitMu.Unlock()
+	select {
+	case <-s.exited:
+		return false
+	default:
+		close(s.exited)
+		return true
 	}
 }
 
@@ -271,7 +296,7 @@ func (s *session) finish(text string, status uint32) {
 	}
 	s.write(text)
 	s.finished = true
-	if s.exited.CompareAndSwap(false, true) {
+	if s.exit() {
 		s.near.SendRequest("exit-status", false, ssh.Marshal(struct{ Status uint32 }{status}))
 	}
 	s.near.CloseWrite()

@@ -195,17 +195,23 @@ func (g *gate) CloseWrite() {
 	}
 }
 
-// give opens the gate; nil says that there will be no machine. Only the first call counts.
+// give opens the gate; nil says that there will be no machine. Only the first call counts. It does
+// not wait: a machine takes nothing before its command has been started.
 func (g *gate) give(far ssh.Channel) {
 	g.mu.Lock()
-	defer g.mu.Unlock()
 	if g.given {
+		g.mu.Unlock()
 		return
 	}
-	g.given = true
-	if far != nil && len(g.typed) > 0 {
-		far.Write(g.typed)
-	}
-	g.far, g.typed = far, nil
+	typed := g.typed
+	g.given, g.far, g.typed = true, far, nil
 	close(g.opened)
+	if far == nil || len(typed) == 0 {
+		g.mu.Unlock()
+		return
+	}
+	go func() { // what comes next waits for the mutex
+		defer g.mu.Unlock()
+		far.Write(typed)
+	}()
 }

@@ -230,4 +230,3 @@ func (w *world) client(user string, auth ...ssh.AuthMethod) (*ssh.Client, error)
 }
 
 func (w *world) logged(text string) bool { return strings.Contains(w.log.String(), text) }
-
