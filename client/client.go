@@ -103,6 +103,14 @@ func parseURL(s string, secret bool) (*url.URL, error) {
 // Where returns the server's address as people know it: a URL's beginning or a socket's path.
 func (c *Client) Where() string { return c.where }
 
+// Host returns the host name or address of the server's URL, "" for a socket.
+func (c *Client) Host() string {
+	if !strings.Contains(c.where, "://") {
+		return ""
+	}
+	return c.base.Hostname()
+}
+
 // call is one request with a JSON answer. Calls marked repeat are made again when nobody
 // knows whether they arrived.
 type call struct {

@@ -58,7 +58,7 @@ func (c *Client) refused(resp *http.Response) error {
 		e.Message = c.where + " answered " + cmp.Or(http.StatusText(resp.StatusCode), resp.Status)
 		e.Hint = "is a dspool server at that address?"
 	}
-	if e.Code == dspool.Unauthenticated && p.Hint == "" {
+	if e.Code == dspool.Unauthenticated && p.Hint == "" && !strings.HasSuffix(resp.Request.URL.Path, "/api/v1/login") {
 		e.Hint = "put a valid token into DSPOOL_TOKEN; `dspool token create` makes one"
 	}
 	return &Error{Status: resp.StatusCode, Problems: p.Errors, err: e}
@@ -108,7 +108,7 @@ func (c *Client) unreachable(ctx context.Context, err error) error {
 		return dspool.Errorf(dspool.Forbidden, "this account may not use %s", c.where).
 			WithHint("run as root, or set DSPOOL_URL and DSPOOL_TOKEN")
 	case errors.As(err, &cert):
-		return dspool.Errorf(dspool.Forbidden, "the certificate of %s is not to be trusted: %v", c.where, cert.Err).
+		return dspool.Errorf(dspool.Forbidden, "the certificate of %s is not to be trusted: %w", c.where, cert.Err).
 			WithHint("save what `dspool ca` prints on the server's host to a file and name it in DSPOOL_CA")
 	case errors.As(err, &record), strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):
 		return dspool.Errorf(dspool.Invalid, "%s does not speak TLS", c.where).WithHint("is a dspool server at that address?")

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/dspool/dspool"
 	"github.com/dspool/dspool/api"
@@ -75,4 +76,16 @@ func openJobIDs(ctx context.Context, c *client.Client) ([]string, error) {
 
 func jobWord(j dspool.Job) (string, string) {
 	return fmt.Sprint(j.ID), fmt.Sprintf("%s, %s", j.Spec.Name, j.State)
+}
+
+func groupNames(ctx context.Context, c *client.Client) ([]string, error) {
+	l, err := c.Groups(ctx)
+	return words(l, err, func(g dspool.Group) (string, string) { return g.Name, strings.Join(g.Members, " ") })
+}
+
+func sessionIDs(ctx context.Context, c *client.Client) ([]string, error) {
+	l, err := c.Sessions(ctx, client.SessionFilter{Limit: 50})
+	return words(l, err, func(s dspool.Session) (string, string) {
+		return fmt.Sprint(s.ID), fmt.Sprintf("%s in %s, %s", s.User, s.Pool, s.State)
+	})
 }

@@ -26,6 +26,10 @@ type Env struct {
 	Version                        string
 	Signals                        <-chan os.Signal // nil: the process's own SIGINT and SIGTERM
 	Extra                          []*cobra.Command // commands that package main adds
+	// Secret reads a line from the terminal without showing it; nil: it cannot.
+	Secret func(context.Context) (string, error)
+	// Exec becomes another program, which it finds on the path; nil: the real one.
+	Exec func(argv []string) error
 }
 
 // System returns the Env of this process.
@@ -38,7 +42,7 @@ func System(version string, extra ...*cobra.Command) Env {
 			w, _, _ := term.GetSize(int(os.Stderr.Fd()))
 			return w
 		},
-		LookupEnv: os.LookupEnv, Now: time.Now, Version: version, Extra: extra,
+		LookupEnv: os.LookupEnv, Now: time.Now, Version: version, Extra: extra, Secret: readSecret, Exec: become,
 	}
 }
 

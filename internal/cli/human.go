@@ -24,15 +24,15 @@ const (
 // paintState colours any noun's state.
 func paintState(s string) string {
 	switch s {
-	case "succeeded", "ready", "healthy":
+	case "succeeded", "ready", "healthy", "open":
 		return green
 	case "failed", "lost", "unhealthy":
 		return red
 	case "running", "building", "assigned":
 		return cyan
-	case "queued", "pending", "creating", "starting", "destroying", "missing":
+	case "queued", "pending", "creating", "starting", "destroying", "missing", "waiting", "placed", "closing":
 		return yellow
-	case "cancelled", "gone":
+	case "cancelled", "gone", "closed":
 		return dim
 	}
 	return ""

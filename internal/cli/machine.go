@@ -14,7 +14,8 @@ import (
 )
 
 func (a *app) machine() *cobra.Command {
-	return group("machine", "Look at machines and remove them", a.machineList(), a.machineShow(), a.machineRemove())
+	return group("machine", "Look at machines, keep work off them and remove them", a.machineList(), a.machineShow(),
+		a.machineCordon(), a.machineUncordon(), a.machineDrain(), a.machineRemove())
 }
 
 func (a *app) machineColumns() []column[dspool.Machine] {
@@ -29,7 +30,7 @@ func (a *app) machineColumns() []column[dspool.Machine] {
 			}
 			return paintState(string(m.State))
 		}},
-		{name: "TASKS", text: func(m machine) string { return strconv.Itoa(m.Claims) }, right: true},
+		{name: "CLAIMS", text: func(m machine) string { return strconv.Itoa(m.Claims) }, right: true},
 		{name: "CPUS", text: func(m machine) string {
 			return dspool.FormatCPUs(m.Used.CPUs) + "/" + dspool.FormatCPUs(m.CPUs)
 		}, raw: func(m machine) string { return dspool.FormatCPUs(m.CPUs) }, right: true},
@@ -70,7 +71,7 @@ func whyMachine(m dspool.Machine) string {
 func (a *app) machineList() *cobra.Command {
 	var form, pool string
 	var all bool
-	cmd := command("list", "List machines with why they exist", "CPUS and MEMORY are what tasks hold, of what there is.",
+	cmd := command("list", "List machines with why they exist", "CLAIMS counts tasks and sessions; CPUS and MEMORY are what these hold, of what there is.",
 		"dspool machine list\ndspool machine list --pool batch --all", positional(0, 0),
 		a.with(func(ctx context.Context, c *client.Client, _ []string) error {
 			l, err := c.Machines(ctx, pool, all)
@@ -120,8 +121,8 @@ func (a *app) machineShow() *cobra.Command {
 
 func (a *app) machineRemove() *cobra.Command {
 	var force, noWait bool
-	cmd := command("remove MACHINE", "Remove a machine when its tasks have ended, or at once",
-		"Without --force nothing that runs is ended: the machine takes nothing new and goes when it is empty.\nWith --force its tasks end as lost.",
+	cmd := command("remove MACHINE", "Remove a machine when nothing lives on it, or at once",
+		"Without --force nothing that runs is ended: the machine takes nothing new and goes when it is empty.\nWith --force its tasks end as lost, and its sessions end.",
 		"dspool machine remove batch-3\ndspool machine remove batch-3 --force", positional(1, 1),
 		a.with(func(ctx context.Context, c *client.Client, args []string) error {
 			op, err := c.RemoveMachine(ctx, args[0], force)

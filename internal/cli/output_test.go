@@ -1,6 +1,7 @@
 package cli_test
 
 import (
+	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -8,6 +9,12 @@ import (
 
 	"github.com/dspool/dspool"
 	"github.com/dspool/dspool/api"
+)
+
+const (
+	publicKey  = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGk/xC7QW6Uq1XvXbqV8uDhPx0yJSWvYRmMPE6KX/Zsv"
+	knownHosts = "@cert-authority [localhost]:2222 " + publicKey + "\n@cert-authority [pool.example.org]:2222 " + publicKey + "\n" +
+		"@cert-authority [localhost]:8022 " + publicKey + "\n@cert-authority [pool.example.org]:8022 " + publicKey + "\n"
 )
 
 func at(d time.Duration) *time.Time { t := now.Add(-d); return &t }
@@ -30,9 +37,14 @@ var (
 		Reason: "job 12 waits", Used: dspool.Resources{CPUs: 1, Memory: 1 << 30}, Claims: 1, Created: *at(5 * time.Minute), ReadyAt: at(4 * time.Minute), Address: "10.80.0.3"}
 	broken = dspool.Machine{Name: "lab-1", Pool: "lab", Size: "small", Resources: small, State: dspool.Failed, Failure: "it did not join within 2m", Created: *at(time.Hour)}
 	batch  = api.PoolStatus{Pool: dspool.Pool{Name: "batch", Kind: dspool.Batch, Image: "UbuntuDSVM", Sizes: []string{"small", "big"}, Max: 4, Shares: []string{"home", "team"}, Internet: true,
-		Policy: dspool.PoolPolicy{IdleAfter: dspool.Duration(30 * time.Second), StartTimeout: dspool.Duration(2 * time.Minute)}},
+		Policy: dspool.PoolPolicy{SessionsPerMachine: 4, SessionIdle: dspool.Duration(time.Hour), KeepMost: dspool.Duration(24 * time.Hour), Sudo: true, Record: true, IdleAfter: dspool.Duration(30 * time.Second), StartTimeout: dspool.Duration(2 * time.Minute)}},
 		Machines: 4, Ready: 3, Idle: 1, Queued: 90, Running: 5, Note: "at its max of 4 machines"}
-	event = dspool.Event{ID: 99, Time: *at(time.Minute), Actor: "planner", Kind: "machine.created", Pool: "batch", Machine: "batch-2", Message: "machine batch-2 of size small", Reason: "job 12 waits"}
+	queued  = dspool.Session{ID: 4, User: "grace", Pool: "lab", State: dspool.SessionWaiting, Reason: "pool lab is at its max of 2 machines", Position: 2, Request: small, Connections: 1, Created: *at(20 * time.Second), LastActive: *at(20 * time.Second)}
+	working = dspool.Session{ID: 3, User: "ada", Pool: "lab", Machine: "lab-7", State: dspool.SessionOpen, Request: dspool.Resources{CPUs: 0.5, Memory: 1 << 30}, Connections: 1, Active: true,
+		Activity: "tmux train has\x1b[2J a running program", LastActive: *at(time.Minute), Created: *at(3 * time.Hour), Placed: at(3 * time.Hour), Opened: at(3*time.Hour - time.Second), KeepUntil: at(-time.Hour)}
+	ada    = dspool.User{Name: "ada", UID: 20000, Created: *at(72 * time.Hour), Groups: []string{"vision"}, DefaultPool: "lab", HasPassword: true}
+	adaKey = dspool.UserKey{Fingerprint: "SHA256:nYc2lQc8dGtXqXrjNKCeYbBSIVXnFDyKCZ2aoYFQmq4", User: "ada", Key: publicKey, Comment: "ada@laptop", Added: *at(time.Hour)}
+	event  = dspool.Event{ID: 99, Time: *at(time.Minute), Actor: "planner", Kind: "machine.created", Pool: "batch", Machine: "batch-2", Message: "machine batch-2 of size small", Reason: "job 12 waits"}
 )
 
 func serveTeam(w http.ResponseWriter, r *http.Request) {
@@ -74,6 +86,42 @@ func serveTeam(w http.ResponseWriter, r *http.Request) {
 		reply(w, api.List[dspool.Size]{Items: []dspool.Size{{Name: "small", Resources: small, Disk: 10 << 30, Price: 0.05}, {Name: "gpu", Resources: dspool.Resources{CPUs: 16, Memory: 64 << 30, GPUs: 1}, Disk: 100 << 30, Price: 2.5}}})
 	case "GET /shares":
 		reply(w, api.List[shareStatus]{Items: []shareStatus{{Share: dspool.Share{Name: "team", Kind: "dir", Path: "/srv/team", Mount: "/mnt/team"}, Pools: []string{"batch", "lab"}, Total: 100 << 30, Free: 25 << 30}}})
+	case "GET /whoami":
+		reply(w, api.Whoami{User: "ada"})
+	case "GET /sessions":
+		reply(w, api.List[dspool.Session]{Items: []dspool.Session{queued, working}, More: r.URL.Query().Get("limit") == "2"})
+	case "GET /sessions/3":
+		reply(w, api.SessionDetail{Session: working, Open: []dspool.Connection{
+			{ID: "c1", Session: 3, User: "ada", Protocol: dspool.ProtocolSSH, From: "192.0.2.7:50122", Auth: "certificate 17 (SHA256:abc)", BytesIn: 2048, BytesOut: 3 << 20, Started: *at(time.Hour)},
+		}, Events: []dspool.Event{}})
+	case "POST /sessions/3/keep":
+		s, until := working, now.Add(2*time.Hour)
+		s.KeepUntil = &until
+		reply(w, s)
+	case "DELETE /sessions/3":
+		reply(w, dspool.Operation{ID: "op2", Kind: "session.close", Target: "3", State: dspool.OperationSucceeded})
+	case "GET /operations/op2":
+		reply(w, dspool.Operation{ID: "op2", Kind: "session.close", Target: "3", State: dspool.OperationSucceeded})
+	case "GET /doors":
+		reply(w, api.List[dspool.Door]{Items: []dspool.Door{{Listen: ":2222", Protocol: dspool.ProtocolSSH, Pool: "lab"}, {Listen: ":8022", Protocol: dspool.ProtocolSSH, Pool: "batch"}}})
+	case "POST /machines/batch-2/cordon", "POST /machines/batch-2/uncordon":
+		reply(w, machine)
+	case "POST /machines/batch-2/drain":
+		reply(w, dspool.Operation{ID: "op2", Kind: "machine.remove", Target: "batch-2", State: dspool.OperationRunning})
+	case "GET /groups":
+		reply(w, api.List[dspool.Group]{Items: []dspool.Group{{Name: "vision", GID: 20003, Members: []string{"ada", "grace"}, Created: *at(time.Hour)}, {Name: "nightly", GID: 20004, Created: *at(time.Minute)}}})
+	case "GET /users/ada":
+		reply(w, api.UserDetail{User: ada, Keys: []dspool.UserKey{adaKey}, Sessions: []dspool.Session{working}})
+	case "PATCH /users/ada":
+		reply(w, ada)
+	case "GET /users/ada/keys":
+		reply(w, api.List[dspool.UserKey]{Items: []dspool.UserKey{adaKey}})
+	case "POST /users/ada/keys":
+		reply(w, adaKey)
+	case "DELETE /users/ada/keys":
+		w.WriteHeader(http.StatusNoContent)
+	case "GET /ssh/known_hosts":
+		_, _ = io.WriteString(w, knownHosts)
 	case "GET /users":
 		reply(w, api.List[dspool.User]{Items: []dspool.User{{Name: "ada", UID: 20000, Created: *at(72 * time.Hour)}, {Name: "grace", UID: 20001, Admin: true, Created: *at(time.Minute)}}})
 	case "POST /users":
@@ -124,7 +172,11 @@ func TestOutput(t *testing.T) {
 		"image-build": "image build torch", "image-build-no-wait": "image build torch --no-wait", "size-list": "size list", "size-list-csv": "size list -o csv",
 		"share-list": "share list", "share-list-csv": "share list -o csv", "user-list": "user list", "user-list-csv": "user list -o csv", "user-add": "user add bob",
 		"token-list": "token list", "token-list-csv": "token list -o csv", "token-create": "token create", "token-revoke": "token revoke t1", "events": "events", "events-csv": "events -o csv",
-		"usage": "usage", "usage-csv": "usage --by job -o csv", "usage-json": "usage -o json", "ca": "ca", "version": "version", "apply": "apply testdata/team.yaml --dry-run",
+		"usage": "usage", "usage-csv": "usage --by job -o csv", "usage-json": "usage -o json", "session-list": "session list", "session-list-csv": "session list -o csv", "session-list-more": "session list --limit 2", "session-show": "session show 3", "session-keep": "session keep 3", "session-close": "session close 3",
+		"door-list": "door list", "door-list-csv": "door list -o csv", "machine-cordon": "machine cordon batch-2", "machine-uncordon": "machine uncordon batch-2",
+		"machine-drain": "machine drain batch-2 --deadline 4h", "machine-drain-no-wait": "machine drain batch-2 --no-wait", "group-list": "group list", "group-list-csv": "group list -o csv",
+		"user-show": "user show", "user-show-json": "user show ada -o json", "user-set": "user set ada --pool lab", "user-key-list": "user key list", "user-key-list-csv": "user key list --user ada -o csv",
+		"user-key-remove": "user key remove SHA256:nYc2lQc8dGtXqXrjNKCeYbBSIVXnFDyKCZ2aoYFQmq4", "ca": "ca", "version": "version", "apply": "apply testdata/team.yaml --dry-run",
 	} {
 		t.Run(args, func(t *testing.T) {
 			t.Parallel()
@@ -154,7 +206,7 @@ func TestOutput(t *testing.T) {
 		p.run(t, "user", "list")
 		p.run(t, "user", "list", "-o", "json")
 		p.run(t, "user", "list", "-o", "csv")
-		if p.out.String() != "[]\nuser,id,admin,created\n" || p.err.String() != "no users: `dspool user add NAME` makes one\n" {
+		if p.out.String() != "[]\nuser,id,admin,groups,pool,created\n" || p.err.String() != "no users: `dspool user add NAME` makes one\n" {
 			t.Errorf("%q %q", p.out.String(), p.err.String())
 		}
 	})
@@ -185,6 +237,11 @@ func TestOutput(t *testing.T) {
 			"events --job ":      "12\tdigits-sweep, running\n",
 			"run --as ":          "ada\ngrace\n",
 			"image build torch ": "UbuntuDSVM\tready\n",
+			"session keep ":      "4\tgrace in lab, waiting\n3\tada in lab, open\n",
+			"user set --group ":  "vision\tada grace\nnightly\n",
+			"user key remove ":   "SHA256:nYc2lQc8dGtXqXrjNKCeYbBSIVXnFDyKCZ2aoYFQmq4\tada@laptop\n",
+			"machine drain ":     "batch-2\tready\n",
+			"ssh ":               "batch\tbatch, 4 of 4 machines\n",
 		} {
 			p := start(t, serveTeam)
 			p.run(t, append([]string{"__complete"}, strings.Split(args, " ")...)...)

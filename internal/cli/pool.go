@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/dspool/dspool"
 	"github.com/dspool/dspool/api"
 	"github.com/dspool/dspool/client"
 )
@@ -86,7 +87,29 @@ func (a *app) showPool(p api.PoolStatus) {
 		fact{"start", fmt.Sprintf("counts as failed after %s", p.Policy.StartTimeout)},
 		fact{"kind", string(p.Kind)}, fact{"image", p.Image}, fact{"sizes", strings.Join(p.Sizes, ", ")},
 		fact{"shares", strings.Join(p.Shares, ", ")}, fact{"internet", yes(p.Internet)},
+		fact{"sessions", sessionPolicy(p.Policy)},
 	)
+}
+
+// sessionPolicy says a pool's rules for people; servers that know no sessions give none.
+func sessionPolicy(p dspool.PoolPolicy) string {
+	if p.SessionsPerMachine == 0 {
+		return ""
+	}
+	s := fmt.Sprintf("up to %d on a machine", p.SessionsPerMachine)
+	if p.SessionIdle > 0 {
+		s += fmt.Sprintf("; one ends %s after the last connection, if nothing lives in it", p.SessionIdle)
+	}
+	if p.KeepMost > 0 {
+		s += fmt.Sprintf("; kept for at most %s", p.KeepMost)
+	}
+	if p.Sudo {
+		s += "; people may become root"
+	}
+	if p.Record {
+		s += "; terminals are recorded"
+	}
+	return s
 }
 
 func (a *app) poolResize() *cobra.Command {

@@ -16,12 +16,14 @@ import (
 const rootLong = `dspool shares data-science machines among a team: jobs and people find a machine
 when they need one, and it vanishes when nobody does.
 
-On the server's host root needs nothing more. Elsewhere set DSPOOL_URL to the
+On the server's host root needs nothing more. Elsewhere "dspool login" gets a
+token and an SSH certificate for a password. Programs set DSPOOL_URL to the
 server's address, DSPOOL_TOKEN to a token, and DSPOOL_CA to a file with what
 "dspool ca" prints, unless the server has a public certificate.`
 
 // Groups of commands in the help.
 const (
+	groupWork   = "work"
 	groupJobs   = "jobs"
 	groupPool   = "pool"
 	groupPeople = "people"
@@ -31,7 +33,7 @@ const (
 func (a *app) root() *cobra.Command {
 	root := &cobra.Command{
 		Use: "dspool", Short: "One shared pool of data-science machines", Long: rootLong,
-		Example:       "  dspool run -- python train.py\n  dspool job submit --array 1-100 -- python sweep.py\n  dspool status",
+		Example:       "  dspool ssh\n  dspool run -- python train.py\n  dspool job submit --array 1-100 -- python sweep.py\n  dspool status",
 		SilenceErrors: true, SilenceUsage: true, Args: cobra.ArbitraryArgs, RunE: groupRun,
 	}
 	root.SetOut(a.Stdout)
@@ -41,7 +43,7 @@ func (a *app) root() *cobra.Command {
 	root.CompletionOptions.SetDefaultShellCompDirective(cobra.ShellCompDirectiveNoFileComp)
 	root.PersistentFlags().StringVar(&a.stateDir, "state-dir", "", "talk over the socket to the server of this state directory, `DIR`")
 	_ = root.MarkPersistentFlagDirname("state-dir")
-	root.AddGroup(&cobra.Group{ID: groupJobs, Title: "Jobs:"}, &cobra.Group{ID: groupPool, Title: "The pool:"},
+	root.AddGroup(&cobra.Group{ID: groupWork, Title: "Working there yourself:"}, &cobra.Group{ID: groupJobs, Title: "Jobs:"}, &cobra.Group{ID: groupPool, Title: "The pool:"},
 		&cobra.Group{ID: groupPeople, Title: "People and money:"}, &cobra.Group{ID: groupServer, Title: "The server:"})
 	add := func(id string, commands ...*cobra.Command) {
 		for _, c := range commands {
@@ -49,9 +51,10 @@ func (a *app) root() *cobra.Command {
 			root.AddCommand(c)
 		}
 	}
+	add(groupWork, a.login(), a.logout(), a.ssh(), a.sshConfig(), a.session())
 	add(groupJobs, a.run(), a.job())
-	add(groupPool, a.status(), a.pool(), a.machine(), a.image(), a.size(), a.share(), a.events())
-	add(groupPeople, a.user(), a.token(), a.usage())
+	add(groupPool, a.status(), a.pool(), a.machine(), a.door(), a.image(), a.size(), a.share(), a.events())
+	add(groupPeople, a.user(), a.group(), a.token(), a.usage())
 	add(groupServer, a.apply(), a.ca(), a.version())
 	add(groupServer, a.Extra...)
 	root.AddCommand(&cobra.Command{Use: "exit-codes", Short: "What exit codes mean", Long: exitCodesText})

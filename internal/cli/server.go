@@ -30,7 +30,11 @@ func (a *app) status() *cobra.Command {
 			if form == "json" {
 				return a.json(st)
 			}
-			a.showStatus(st)
+			people, err := a.peopleFacts(ctx, c)
+			if err != nil {
+				return err
+			}
+			a.showStatus(st, people)
 			return nil
 		}))
 	flag(cmd, &wait, "wait", "duration", "wait so long for a server to answer", dspool.ParseDuration)
@@ -60,7 +64,47 @@ func (a *app) waitStatus(ctx context.Context, c *client.Client, wait time.Durati
 	}
 }
 
-func (a *app) showStatus(st api.Status) {
+// peopleFacts are the sessions that the caller may see, and the doors; a server without either says nothing.
+func (a *app) peopleFacts(ctx context.Context, c *client.Client) ([]fact, error) {
+	sessions, err := c.Sessions(ctx, client.SessionFilter{Limit: page})
+	if dspool.ErrorCode(err) == dspool.NotFound {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	doors, err := c.Doors(ctx)
+	if err != nil {
+		return nil, err
+	}
+	open, active, waiting := 0, 0, 0
+	for _, s := range sessions.Items {
+		switch s.State {
+		case dspool.SessionWaiting, dspool.SessionPlaced:
+			waiting++
+		case dspool.SessionOpen:
+			open++
+			if s.Active {
+				active++
+			}
+		}
+	}
+	var facts []fact
+	if len(sessions.Items) > 0 || len(doors.Items) > 0 {
+		text := fmt.Sprintf("%d open, %d of them active, %d waiting", open, active, waiting)
+		if sessions.More {
+			text += fmt.Sprintf(", among the latest %d", page)
+		}
+		facts = append(facts, fact{"sessions", text})
+	}
+	var places []string
+	for _, d := range doors.Items {
+		places = append(places, clean(fmt.Sprintf("%s %s → %s", d.Protocol, d.Listen, d.Pool)))
+	}
+	return append(facts, fact{"doors", strings.Join(places, ", ")}), nil
+}
+
+func (a *app) showStatus(st api.Status, people []fact) {
 	a.printf("dspool %s, up for %s, installation %s\n", clean(st.Version), short(a.Now().Sub(st.Started)), clean(st.Installation))
 	share := func(used, all float64) string {
 		if all <= 0 {
@@ -74,6 +118,7 @@ func (a *app) showStatus(st api.Status) {
 		{"cpus", fmt.Sprintf("%s of %s taken by machines%s", dspool.FormatCPUs(u.CPUs), dspool.FormatCPUs(all.CPUs), share(u.CPUs, all.CPUs))},
 		{"memory", fmt.Sprintf("%s of %s%s", dspool.FormatBytes(u.Memory), dspool.FormatBytes(all.Memory), share(float64(u.Memory), float64(all.Memory)))},
 	}
+	facts = append(facts, people...)
 	for _, i := range st.Images {
 		if i.State != dspool.ImageReady {
 			facts = append(facts, fact{"image", clean(strings.TrimSuffix(fmt.Sprintf("%s is %s: %s", i.Name, i.State, i.Reason), ": "))})
@@ -184,18 +229,6 @@ func (a *app) showChanges(res api.ApplyResult) {
 	default:
 		a.say("%s applied", plural(int64(len(res.Changes)), "change"))
 	}
-}
-
-func (a *app) ca() *cobra.Command {
-	return command("ca", "Print the certificate of the server's own authority",
-		"Elsewhere, save it to a file and name that in DSPOOL_CA.", "dspool ca > dspool-ca.pem", positional(0, 0),
-		a.with(func(ctx context.Context, c *client.Client, _ []string) error {
-			pem, err := c.CA(ctx)
-			if err == nil {
-				_, err = a.Stdout.Write(pem)
-			}
-			return err
-		}))
 }
 
 func (a *app) version() *cobra.Command {

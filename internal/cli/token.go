@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"strconv"
 
 	"github.com/spf13/cobra"
 
@@ -10,63 +9,6 @@ import (
 	"github.com/dspool/dspool/api"
 	"github.com/dspool/dspool/client"
 )
-
-func (a *app) user() *cobra.Command {
-	return group("user", "Add and remove people's accounts", a.userAdd(), a.userList(), a.userRemove())
-}
-
-func (a *app) userAdd() *cobra.Command {
-	var form string
-	var admin bool
-	cmd := command("add NAME", "Add an account",
-		"The user gets a number that is the same on the host, on every machine and on every share, and a home\non the share of homes. A token for the API is made by `dspool token create`.",
-		"dspool user add ada\ndspool user add grace --admin", positional(1, 1),
-		a.with(func(ctx context.Context, c *client.Client, args []string) error {
-			u, err := c.AddUser(ctx, api.AddUserRequest{Name: args[0], Admin: admin})
-			if err != nil {
-				return err
-			}
-			if form == "json" {
-				return a.json(u)
-			}
-			a.say("user %s has id %d", u.Name, u.UID)
-			return nil
-		}))
-	cmd.Flags().BoolVar(&admin, "admin", false, "may do everything, also for others")
-	return showOutput(cmd, &form)
-}
-
-func (a *app) userList() *cobra.Command {
-	var form string
-	type user = dspool.User
-	return listOutput(command("list", "List accounts", "", "dspool user list", positional(0, 0),
-		a.with(func(ctx context.Context, c *client.Client, _ []string) error {
-			l, err := c.Users(ctx)
-			if err != nil {
-				return err
-			}
-			return list(a, form, l.Items, "no users: `dspool user add NAME` makes one", []column[user]{
-				{name: "USER", text: func(u user) string { return u.Name }},
-				{name: "ID", text: func(u user) string { return strconv.Itoa(u.UID) }, right: true},
-				{name: "ADMIN", text: func(u user) string { return yes(u.Admin) }, raw: func(u user) string { return strconv.FormatBool(u.Admin) }},
-				{name: "CREATED", text: func(u user) string { return a.ago(u.Created) }, raw: func(u user) string { return rawTime(&u.Created) }},
-			}...)
-		})), &form)
-}
-
-func (a *app) userRemove() *cobra.Command {
-	cmd := command("remove NAME", "Remove an account", "The user's tokens end at once. Files stay, and the number is never given to another.",
-		"dspool user remove ada", positional(1, 1),
-		a.with(func(ctx context.Context, c *client.Client, args []string) error {
-			if err := c.RemoveUser(ctx, args[0]); err != nil {
-				return err
-			}
-			a.say("user %s is removed", args[0])
-			return nil
-		}))
-	cmd.ValidArgsFunction = a.completion(1, userNames)
-	return cmd
-}
 
 func (a *app) token() *cobra.Command {
 	return group("token", "Make and revoke tokens for the API", a.tokenCreate(), a.tokenList(), a.tokenRevoke())

@@ -1,0 +1,294 @@
+package cli
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/crypto/ssh"
+
+	"github.com/dspool/dspool"
+	"github.com/dspool/dspool/client"
+)
+
+// entrance is all that an SSH client must know to come in.
+type entrance struct {
+	host, port, user string
+	alias            string   // name by which the door's certificate is checked, where that is not host
+	keys             []string // lines for known_hosts
+}
+
+// words that go into ssh's configuration and command line: no blanks, quotes, wildcards, tokens, and no
+// hyphen first. What a server or a user says differently is refused, never escaped.
+var (
+	hostWord = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.:_-]{0,252}$`)
+	portWord = regexp.MustCompile(`^[1-9][0-9]{0,4}$`)
+	userWord = regexp.MustCompile(`^[a-z][a-z0-9-]{0,31}(\+[a-z][a-z0-9-]{0,31})?$`)
+)
+
+func (e entrance) check() error {
+	for _, w := range []struct {
+		kind, word string
+		form       *regexp.Regexp
+	}{{"host name", e.host, hostWord}, {"port", e.port, portWord}, {"user name", e.user, userWord}, {"host name", cmp.Or(e.alias, e.host), hostWord}} {
+		if !w.form.MatchString(w.word) {
+			return dspool.Errorf(dspool.Invalid, "%s %s is not one that ssh can be given safely", w.kind, dspool.Quote(w.word))
+		}
+	}
+	return nil
+}
+
+// entrance finds out how to come in: through the door of the pool where it has one, else through the first.
+func (a *app) entrance(ctx context.Context, c *client.Client, pool, user, address string) (e entrance, err error) {
+	if pool != "" {
+		if err := dspool.CheckName("pool", pool); err != nil {
+			return e, err
+		}
+		if _, err := c.Pool(ctx, pool); err != nil {
+			return e, err
+		}
+	}
+	if user == "" {
+		if user, err = a.userOrOwn(ctx, c, ""); err != nil {
+			return e, err
+		}
+	}
+	if err := dspool.CheckUserName(user); err != nil {
+		return e, err
+	}
+	doors, err := c.Doors(ctx)
+	if err != nil {
+		return e, err
+	}
+	ways := slices.DeleteFunc(doors.Items, func(d dspool.Door) bool { return d.Protocol != dspool.ProtocolSSH })
+	if len(ways) == 0 {
+		return e, dspool.Errorf(dspool.Unavailable, "the server has no door for SSH").WithHint("the administrator adds one under doors in the configuration file")
+	}
+	door := ways[0]
+	if i := slices.IndexFunc(ways, func(d dspool.Door) bool { return d.Pool == pool }); i >= 0 {
+		door = ways[i]
+	}
+	if e.user = user; pool != "" {
+		e.user += "+" + pool // also for the door's own pool: the user may have a default that comes before it
+	}
+	if err := e.place(c, door, address); err != nil {
+		return e, err
+	}
+	text, err := c.KnownHosts(ctx)
+	if err != nil {
+		return e, err
+	}
+	if err := e.trust(text); err != nil {
+		return e, err
+	}
+	return e, e.check()
+}
+
+// place says where the door is, as seen from here.
+func (e *entrance) place(c *client.Client, door dspool.Door, address string) error {
+	listen, port, err := net.SplitHostPort(door.Listen)
+	if err != nil {
+		return dspool.Errorf(dspool.Internal, "the server has a door at %s, which is no address", dspool.Quote(door.Listen))
+	}
+	e.port = port
+	ip := net.ParseIP(listen)
+	everywhere := listen == "" || ip != nil && ip.IsUnspecified()
+	switch {
+	case address != "":
+		e.host = address
+	case c.Host() == "" && everywhere: // the server's socket: this is its host
+		e.host = "localhost"
+	case c.Host() == "":
+		e.host = listen
+	default:
+		e.host = c.Host()
+		if here := net.ParseIP(e.host); ip != nil && ip.IsLoopback() && e.host != "localhost" && (here == nil || !here.IsLoopback()) {
+			return dspool.Errorf(dspool.Unavailable, "the door at %s can only be reached on the server's host", door.Listen).WithHint("log in there, or name the address that leads to it with --address")
+		}
+	}
+	return nil
+}
+
+// trust takes the authorities of the doors out of the server's known_hosts lines and writes them anew for
+// the address in use. Where the doors have no certificate for that address (a tunnel, another name),
+// the client checks for a name that they have.
+func (e *entrance) trust(text []byte) error {
+	var names []string
+	type line struct{ marker, key string }
+	var lines []line
+	for rest := text; ; {
+		marker, hosts, key, _, after, err := ssh.ParseKnownHosts(rest)
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return dspool.Errorf(dspool.Internal, "the server's known_hosts lines cannot be read: %w", err)
+		}
+		rest = after
+		if marker == "revoked" {
+			continue
+		}
+		l := line{marker, strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key)))}
+		if !slices.Contains(lines, l) {
+			lines = append(lines, l)
+		}
+		for _, h := range hosts {
+			name, port := h, "22"
+			if n, p, err := net.SplitHostPort(h); err == nil && strings.HasPrefix(h, "[") {
+				name, port = n, p
+			}
+			if port == e.port && !slices.Contains(names, name) {
+				names = append(names, name)
+			}
+		}
+	}
+	if len(lines) == 0 || len(names) == 0 {
+		return dspool.Errorf(dspool.Unavailable, "the server does not say yet by which key its doors are known").WithHint("try again in a few seconds")
+	}
+	pattern := e.host
+	if e.port != "22" {
+		pattern = "[" + e.host + "]:" + e.port
+	}
+	if !slices.Contains(names, e.host) {
+		// A real name says more to people than localhost, which every server has.
+		e.alias = names[0]
+		if i := slices.IndexFunc(names, func(n string) bool { return n != "localhost" && net.ParseIP(n) == nil }); i >= 0 {
+			e.alias = names[i]
+		}
+		pattern = e.alias
+	}
+	for _, l := range lines {
+		s := pattern + " " + l.key
+		if l.marker != "" {
+			s = "@" + l.marker + " " + s
+		}
+		e.keys = append(e.keys, s)
+	}
+	return nil
+}
+
+// remember puts the door's lines into a known_hosts file, in the place of those for the same address.
+func (e entrance) remember(path string) error {
+	old, err := os.ReadFile(path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return dspool.Errorf(dspool.Invalid, "the doors' keys cannot be kept: %w", err)
+	}
+	pattern := func(line string) string {
+		words := strings.Fields(line)
+		if len(words) > 0 && strings.HasPrefix(words[0], "@") {
+			words = words[1:]
+		}
+		if len(words) == 0 {
+			return ""
+		}
+		return words[0]
+	}
+	var out bytes.Buffer
+	for line := range strings.Lines(string(old)) {
+		if line = strings.TrimSpace(line); line != "" && pattern(line) != pattern(e.keys[0]) {
+			out.WriteString(line + "\n")
+		}
+	}
+	for _, k := range e.keys {
+		out.WriteString(k + "\n")
+	}
+	if bytes.Equal(out.Bytes(), old) {
+		return nil
+	}
+	return client.WriteFile(path, out.Bytes(), 0o600)
+}
+
+// sshPath puts a path into ssh's configuration, where %, $ and quotes mean something.
+func sshPath(path string) (string, error) {
+	if strings.ContainsAny(path, "\"'\\$") || strings.ContainsFunc(path, func(r rune) bool { return r < 0x20 || r == 0x7f }) {
+		return "", dspool.Errorf(dspool.Invalid, "the path %s holds characters that ssh's configuration cannot", dspool.Quote(path)).WithHint("set HOME or XDG_CONFIG_HOME to another directory")
+	}
+	return `"` + strings.ReplaceAll(path, "%", "%%") + `"`, nil
+}
+
+func (a *app) ssh() *cobra.Command {
+	var user, address string
+	var show bool
+	cmd := command("ssh [POOL] [-- SSH-ARGUMENT...]", "Log into the pool with ssh",
+		`It runs the ssh of this computer with the right address, user and host keys; after -- come its own
+options and the command. Without POOL it is your default pool, else the door's. When no machine
+is free, ssh waits and says for what.`,
+		"dspool ssh\ndspool ssh lab\ndspool ssh lab -- -L 8888:localhost:8888\ndspool ssh -- nvidia-smi", cobra.ArbitraryArgs, nil)
+	cmd.RunE = a.with(func(ctx context.Context, c *client.Client, args []string) error {
+		pool, rest, err := beforeDash(cmd, args)
+		if err != nil {
+			return err
+		}
+		e, err := a.entrance(ctx, c, pool, user, address)
+		if err != nil {
+			return err
+		}
+		argv, err := a.sshCommand(e, rest)
+		if err != nil {
+			return err
+		}
+		if show {
+			a.printf("%s\n", shellLine(argv))
+			return nil
+		}
+		start := a.Exec
+		if start == nil {
+			start = become
+		}
+		return start(argv)
+	})
+	text(cmd, &user, "user", "USER", "log in as this user (default: who you are to the server)")
+	text(cmd, &address, "address", "HOST", "reach the door at this name or address (default: the server's)")
+	cmd.Flags().BoolVar(&show, "print", false, "print the command instead of running it")
+	cmd.ValidArgsFunction = a.completion(1, poolNames)
+	return cmd
+}
+
+// beforeDash takes the one optional argument before --.
+func beforeDash(cmd *cobra.Command, args []string) (first string, rest []string, err error) {
+	n := cmd.ArgsLenAtDash()
+	if n < 0 {
+		n = len(args)
+	}
+	if n > 1 {
+		return "", nil, badUsage(cmd, "%s takes one POOL; %s and what follows it belong after --", cmd.CommandPath(), dspool.Quote(args[1]))
+	}
+	if n == 1 {
+		first = args[0]
+	}
+	return first, args[n:], nil
+}
+
+// sshCommand is the command line of ssh, with the door's keys kept where it finds them.
+func (a *app) sshCommand(e entrance, rest []string) ([]string, error) {
+	dir := client.ConfigDir(a.getenv)
+	if dir == "" {
+		return nil, dspool.Errorf(dspool.Invalid, "there is no place to keep the doors' keys").WithHint("set HOME")
+	}
+	path := filepath.Join(dir, "known_hosts")
+	quoted, err := sshPath(path)
+	if err != nil {
+		return nil, err
+	}
+	if err := e.remember(path); err != nil {
+		return nil, err
+	}
+	argv := []string{"ssh", "-o", "UserKnownHostsFile=" + quoted, "-o", "StrictHostKeyChecking=yes"}
+	if e.alias != "" {
+		argv = append(argv, "-o", "HostKeyAlias="+e.alias)
+	}
+	if key, ok := a.hasIdentity(); ok {
+		argv = append(argv, "-i", strings.ReplaceAll(key, "%", "%%"))
+	}
+	return append(append(argv, "-p", e.port, "-l", e.user, e.host), rest...), nil
+}
