@@ -9,14 +9,14 @@ import (
 )
 
 // show prints a task's own group and the files of it that matter.
-const show = `d=/sys/fs/cgroup$(cut -d: -f3 /proc/self/cgroup); echo group $(cat /proc/self/cgroup); echo score $(cat /proc/self/oom_score_adj)
-for f in memory.max memory.swap.max cpu.max cpu.weight pids.max; do echo $f $(cat $d/$f); done; nproc`
+const show = `d=/sys/fs/cgroup$(cut -d: -f3 /proc/self/cgroup); echo group $(cat /proc/self/cgroup)
+for f in memory.max memory.swap.max cpu.max cpu.weight pids.max; do echo $f $(cat $d/$f); done; nproc; for i in 1 2 3 4 5 6 7 8 9; do test $(cat /proc/$$/oom_score_adj) = 500 && break; sleep 0.3; done; echo score $(cat /proc/$$/oom_score_adj)`
 
 // limited: tasks and machines have the limits they should, and cannot change them.
 func limited(r *reporter, s *server) {
 	r.broken = !r.run("a job runs in a group of its own, with a fraction of a cpu", func() string {
 		out := s.do("run", "--cpus", "0.25", "--memory", "100MiB", "--", "sh", "-c", show)
-		for _, want := range []string{"group 0::/dspool-slot-", "memory.max 104857600", "memory.swap.max 0", "cpu.max 25000 100000", "cpu.weight 25", "pids.max 4096"} {
+		for _, want := range []string{"group 0::/dspool-slot-", "memory.max 104857600", "memory.swap.max 0", "cpu.max 25000 100000", "cpu.weight 25", "pids.max 4096", "score 500"} {
 			if !strings.Contains(out, want) {
 				fail("no %q in:\n%s", want, out)
 			}
@@ -52,7 +52,7 @@ func limited(r *reporter, s *server) {
 			before = append(before, read(dir, file))
 		}
 		out, err := s.asRoot(name, `cd /sys/fs/cgroup; for f in `+strings.Join(files, " ")+`; do ! echo max 2>/dev/null >$f || { echo wrote $f; exit 1; }; done
-set -e; mkdir own; echo 1000000 >own/memory.max; cat own/memory.max; cat /proc/self/cgroup; cat /proc/1/cgroup`)
+set -e; mkdir own; echo 1000000 >own/memory.max; cat own/memory.max; cat /proc/self/cgroup`)
 		if err != nil || !strings.Contains(out, "999424") {
 			fail("%v: %s", err, out)
 		}
@@ -103,6 +103,20 @@ for f in /sys/fs/cgroup/cgroup.procs /sys/fs/cgroup/dspool-init/cgroup.procs $d/
 		}
 		if len(groups) != 4 {
 			fail("groups: %v", groups)
+		}
+		return ""
+	})
+}
+
+// sound: nothing went wrong on the way that trying again has hidden.
+func sound(r *reporter, s *server) {
+	r.run("no machine failed", func() string {
+		var all []struct{ Name, State, Reason, Failure string }
+		s.decode(&all, "machine", "list", "--all", "-o", "json")
+		for _, m := range all {
+			if m.Failure != "" || m.State == "failed" {
+				fail("%+v", all)
+			}
 		}
 		return ""
 	})

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -37,28 +38,41 @@ pools:
 // server is a dspool server that runs.
 type server struct {
 	state string // its state directory
+	place place
 	log   string
 	cmd   *exec.Cmd
 	ended chan error
 }
 
-// start starts a server whose process is in the control group dir; wrap goes before its
-// command line.
-func start(state, dir string, wrap ...string) *server {
-	s := &server{state: state, log: state + ".log", ended: make(chan error, 1)}
+// place is where a server runs.
+type place struct {
+	dir  string   // its control group
+	wrap []string // what its command line begins with
+}
+
+// command makes a command that starts in the place's control group.
+func (p place) command(args ...string) (cmd *exec.Cmd, closeGroup func()) {
+	args = append(slices.Clone(p.wrap), args...)
+	cmd = exec.Command(args[0], args[1:]...)
+	group, err := unix.Open(p.dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	must(err)
+	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: group, Setsid: true}
+	return cmd, func() { unix.Close(group) }
+}
+
+// start starts a server.
+func start(state string, p place) *server {
+	s := &server{state: state, place: p, log: state + ".log", ended: make(chan error, 1)}
 	must(os.MkdirAll(state, 0o711))
 	config := state + ".yaml"
 	must(os.WriteFile(config, []byte(team), 0o644))
-	args := append(wrap, programs+"/dspool", "server", "--config", config, "--state-dir", state, "--image-cache", imageCache)
 	log, err := os.OpenFile(s.log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
 	must(err)
 	defer log.Close()
-	group, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	must(err)
-	defer unix.Close(group)
-	s.cmd = exec.Command(args[0], args[1:]...)
+	cmd, closeGroup := p.command(programs+"/dspool", "server", "--config", config, "--state-dir", state, "--image-cache", imageCache)
+	defer closeGroup()
+	s.cmd = cmd
 	s.cmd.Stdout, s.cmd.Stderr = log, log
-	s.cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: group, Setsid: true}
 	must(s.cmd.Start())
 	go func() { s.ended <- s.cmd.Wait() }()
 	return s
@@ -102,7 +116,7 @@ func (s *server) try(args ...string) (string, error) {
 func (s *server) do(args ...string) string {
 	out, err := s.try(args...)
 	if err != nil {
-		fail("dspool %s: %v: %s\n%s", strings.Join(args, " "), err, out, s.logged())
+		fail("dspool %s: %v: %s\n%s", strings.Join(args, " "), err, out, s.describe())
 	}
 	return out
 }
@@ -153,8 +167,8 @@ func (s *server) parent() string {
 }
 
 func (s *server) describe() string {
-	jobs, _ := s.try("job", "list")
-	machines, _ := s.try("machine", "list")
+	jobs, _ := s.try("job", "list", "-o", "csv")
+	machines, _ := s.try("machine", "list", "--all", "-o", "csv")
 	return fmt.Sprintf("%s\n%s\n%s", jobs, machines, s.logged())
 }
 

@@ -58,7 +58,7 @@ func prepare() string {
 // inRoot: the server is where PID 1 is, as on a host with a simple init. The kernel allows
 // processes there beside groups with controllers.
 func inRoot(r *reporter) {
-	s := begin(r, "/disk/root", groupRoot)
+	s := begin(r, "/disk/root", place{dir: groupRoot})
 	r.run("doctor finds nothing that is fatal", func() string {
 		out, err := s.try("doctor", "--image-cache", imageCache)
 		// The computer builds no images.
@@ -70,7 +70,8 @@ func inRoot(r *reporter) {
 	limited(r, s)
 	trees(r, s)
 	pids(r, s)
-	restarted(r, s, groupRoot)
+	restarted(r, s)
+	sound(r, s)
 	end(r, s)
 }
 
@@ -90,7 +91,7 @@ func inService(r *reporter) {
 		must(write(filepath.Join(groupRoot, "system.slice"), "cgroup.subtree_control", "+memory +pids"))
 		return "enabled: " + read(groupRoot, "cgroup.subtree_control")
 	})
-	s := begin(r, "/disk/service", dir)
+	s := begin(r, "/disk/service", place{dir: dir})
 	limited(r, s)
 	r.run("limits stay when the service manager takes controllers back", func() string {
 		job := s.submit("--size", "half", "--cpus", "0.5", "--", "sleep", "1000")
@@ -108,31 +109,47 @@ func inService(r *reporter) {
 		return strings.Join(took, ", ")
 	})
 	trees(r, s)
-	restarted(r, s, dir)
+	restarted(r, s)
+	sound(r, s)
 	end(r, s)
 }
 
 // inContainer: the server sees a hierarchy whose root is its own group, and which is not the
 // root to the kernel: no process may be where controllers are given to children.
 func inContainer(r *reporter) {
-	dir := filepath.Join(groupRoot, "system.slice/docker-4711.scope")
-	r.broken = !r.run("a container's group is there", func() string {
-		must(os.MkdirAll(dir, 0o755))
-		for _, d := range []string{groupRoot, filepath.Dir(dir)} {
+	p := place{dir: filepath.Join(groupRoot, "system.slice/docker-4711.scope")}
+	r.broken = !r.run("a container is there", func() string {
+		must(os.MkdirAll(p.dir, 0o755))
+		for _, d := range []string{groupRoot, filepath.Dir(p.dir)} {
 			must(write(d, "cgroup.subtree_control", "+cpu +cpuset +io +memory +pids"))
 		}
+		p.wrap = []string{"unshare", "--mount", "--cgroup", "sh", "-c",
+			"mount --make-rslave / && umount /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgroup && exec sleep 1147"}
+		first, closeGroup := p.command()
+		defer closeGroup()
+		must(first.Start())
+		eventually("its first process runs", func() bool { return len(alive("sleep 1147")) == 1 })
+		p.wrap = []string{"nsenter", "--mount", "--cgroup", "--target", fmt.Sprint(first.Process.Pid), "--"}
 		return ""
 	})
-	s := begin(r, "/disk/container", dir, "unshare", "--mount", "--cgroup", "sh", "-c",
-		`mount --make-rslave / && umount /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgroup && exec "$@"`, "sh")
+	s := begin(r, "/disk/container", p)
+	r.run("the server has moved what was in the container's own group", func() string {
+		if procs := read(p.dir, "cgroup.procs"); procs != "" {
+			fail("left: %s", procs)
+		}
+		s.place.dir = filepath.Join(p.dir, "processes") // as the next process in the container
+		return read(s.place.dir, "cgroup.procs")
+	})
 	limited(r, s)
+	restarted(r, s)
+	sound(r, s)
 	end(r, s)
 }
 
 // begin starts a server; when it does not come up the place is done.
-func begin(r *reporter, state, dir string, wrap ...string) (s *server) {
+func begin(r *reporter, state string, p place) (s *server) {
 	r.broken = !r.run("the server comes up", func() string {
-		s = start(state, dir, wrap...)
+		s = start(state, p)
 		return s.ready()
 	}) || r.broken
 	return s
@@ -142,7 +159,11 @@ func begin(r *reporter, state, dir string, wrap ...string) (s *server) {
 func end(r *reporter, s *server) {
 	r.run("nothing is left", func() string {
 		s.stop(syscall.SIGTERM)
-		s.do("uninstall")
+		uninstall, closeGroup := s.place.command(programs+"/dspool", "uninstall", "--state-dir", s.state)
+		defer closeGroup()
+		if out, err := uninstall.CombinedOutput(); err != nil {
+			fail("uninstall: %v: %s", err, out)
+		}
 		if left := s.parent(); left != "" {
 			fail("%s is left: %v", left, s.machines())
 		}
@@ -154,13 +175,13 @@ func end(r *reporter, s *server) {
 }
 
 // restarted: a server that is killed finds its machine and its task again.
-func restarted(r *reporter, s *server, dir string) {
+func restarted(r *reporter, s *server) {
 	r.run("a killed server's machines and tasks live on under the next", func() string {
 		job := s.submit("--", "sh", "-c", "echo one; until test -e go; do sleep 0.2; done; echo two; cat /proc/self/cgroup")
 		s.running(job, 1)
 		before := s.machines()
 		s.stop(syscall.SIGKILL)
-		*s = *start(s.state, dir)
+		*s = *start(s.state, s.place)
 		s.ready()
 		if after := s.machines(); len(after) != len(before) {
 			fail("machines before %v, after %v", before, after)
