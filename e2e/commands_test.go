@@ -31,6 +31,9 @@ import (
 //	terminal N PLAY CMD...           runs CMD on a terminal (terminal_test.go)
 //	listen NAME                      opens port $NAME on all addresses of the host; `reached NAME` wants a connection
 //	chaos DURATION                   kills and starts server main and kills agents at random
+//	lab USER...                      starts server main with a door for SSH (ssh_test.go)
+//	gateway status|kill|upgrade      looks at the process that keeps the doors (ssh_test.go)
+//	machines [POOL]                  prints the names of machines
 //	kill9 init|agent FILE            kills that part of the machine of server main that FILE names
 var commands = map[string]func(*testscript.TestScript, bool, []string){
 	"server": cmdServer,
@@ -49,6 +52,9 @@ var commands = map[string]func(*testscript.TestScript, bool, []string){
 	"reached":    cmdReached,
 	"kill9":      cmdKill9,
 	"chaos":      cmdChaos,
+	"lab":        cmdLab,
+	"gateway":    cmdGateway,
+	"machines":   cmdMachines,
 }
 
 // set makes a variable for the script and for what it runs.
@@ -119,6 +125,8 @@ func prepare(ts *testscript.TestScript, args []string) *exec.Cmd {
 	program := args[0]
 	if program == "dspool" {
 		program = filepath.Join(w.bin, "dspool")
+	} else if tool := filepath.Join(w.work, "tools", program); isFile(tool) {
+		program = tool
 	}
 	cmd := exec.Command(program, args[1:]...)
 	cmd.SysProcAttr = attr
@@ -130,6 +138,11 @@ func prepare(ts *testscript.TestScript, args []string) *exec.Cmd {
 	}
 	cmd.Env = append(cmd.Env, env...)
 	return cmd
+}
+
+func isFile(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.Mode().IsRegular()
 }
 
 // capture runs a command, shows what it printed, and returns its exit code.

@@ -146,14 +146,19 @@ func (s *server) serving(from int64) error {
 // ready waits until the image of the machines is built.
 func (w *world) ready(s *server) error {
 	text, err := os.ReadFile(s.config)
-	if err != nil || !bytes.Contains(text, []byte("image: minimal")) {
+	if err != nil {
 		return err
 	}
-	cmd := w.dspool(s, "image", "build", "minimal")
-	timer := time.AfterFunc(imageTimeout, func() { cmd.Process.Kill() })
-	defer timer.Stop()
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("build image minimal: %w\n%s", err, out)
+	for _, image := range []string{"minimal", "people"} {
+		if !bytes.Contains(text, []byte("image: "+image)) {
+			continue
+		}
+		cmd := w.dspool(s, "image", "build", image)
+		timer := time.AfterFunc(imageTimeout, func() { cmd.Process.Kill() })
+		defer timer.Stop()
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("build image %s: %w\n%s", image, err, out)
+		}
 	}
 	return nil
 }

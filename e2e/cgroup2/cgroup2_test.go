@@ -17,6 +17,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -125,15 +126,16 @@ func cacheDir(t *testing.T) string {
 // buildInitrd puts the programs, built afresh, and the kernel's modules together.
 func buildInitrd(t *testing.T, dir string, linux kernel) string {
 	t.Helper()
-	build := func(name string, cgo string, args ...string) string {
+	goTool := func(verb []string, name string, cgo string, args ...string) string {
 		file := filepath.Join(dir, name)
-		cmd := exec.CommandContext(t.Context(), "go", append([]string{"build", "-trimpath", "-ldflags", "-s -w", "-o", file}, args...)...)
+		cmd := exec.CommandContext(t.Context(), "go", slices.Concat(verb, []string{"-trimpath", "-ldflags", "-s -w", "-o", file}, args)...)
 		cmd.Env = append(os.Environ(), "CGO_ENABLED="+cgo)
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Fatalf("build %s: %v\n%s", name, err, out)
 		}
 		return file
 	}
+	build := func(name, cgo string, args ...string) string { return goTool([]string{"build"}, name, cgo, args...) }
 	runc, err := filepath.Abs("../../bin/runc")
 	if _, missing := os.Stat(runc); err != nil || missing != nil {
 		runc = build("runc", "1", "-tags", "seccomp", "github.com/opencontainers/runc")
@@ -148,6 +150,8 @@ func buildInitrd(t *testing.T, dir string, linux kernel) string {
 	a.addFile("guest", 0o755, build("guest", "0", "./testdata/guest"))
 	a.addFile("bin/dspool", 0o755, build("dspool", "0", "../../cmd/dspool"))
 	a.addFile("bin/runc", 0o755, runc)
+	a.addFile("bin/runc.test", 0o755, goTool([]string{"test", "-c"}, "runc.test", "0", "../../internal/provider/runc"))
+	a.addFile("bin/inmate", 0o755, build("inmate", "0", "../../internal/provider/runc/testdata/inmate"))
 	a.addFile("guest.yaml", 0o644, "testdata/guest.yaml")
 	for i, module := range linux.load(t) {
 		data, err := moduleData(t, module)

@@ -54,7 +54,11 @@ func boot() error {
 
 // enter makes root the root and starts there, with all that the programs expect.
 func enter(root string) error {
-	for _, f := range [][2]string{{"/guest", "/guest"}, {"/bin/dspool", programs + "/dspool"}, {"/bin/runc", programs + "/runc"}, {"/guest.yaml", "/etc/dspool/images/guest.yaml"}} {
+	files := [][2]string{{"/guest", "/guest"}, {"/guest.yaml", "/etc/dspool/images/guest.yaml"}}
+	for _, program := range []string{"dspool", "runc", "runc.test", "inmate"} {
+		files = append(files, [2]string{"/bin/" + program, filepath.Join(programs, program)})
+	}
+	for _, f := range files {
 		data, err := os.ReadFile(f[0])
 		if err == nil {
 			err = os.MkdirAll(filepath.Dir(root+f[1]), 0o755)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -73,6 +74,23 @@ func inRoot(r *reporter) {
 	restarted(r, s)
 	sound(r, s)
 	end(r, s)
+	r.run("the provider passes its own tests", providerTests)
+}
+
+// providerTests runs the tests of internal/provider/runc, which elsewhere see version 1.
+func providerTests() string {
+	const tmp = "/disk/tmp"
+	must(os.MkdirAll(tmp, 0o755))
+	ctx, cancel := context.WithTimeout(context.Background(), 3*patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, programs+"/runc.test", "-test.v", "-test.short", "-test.parallel=1")
+	cmd.Dir = tmp
+	cmd.Env = append(os.Environ(), "TMPDIR="+tmp, "DSPOOL_TEST_RUNC="+programs+"/runc", "DSPOOL_TEST_INMATE="+programs+"/inmate")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		fail("%v: %s", err, out)
+	}
+	return string(out)
 }
 
 // inService: as systemd 252 runs a service with Delegate=yes, on a hierarchy mounted as it does.
