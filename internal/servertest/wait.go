@@ -99,3 +99,14 @@ func (s *System) EventsOf(kind string) (found []dspool.Event) {
 	}
 	return found
 }
+
+// Moment lets the system go on until something happens in it, for a hundredth of a second at most.
+func (s *System) Moment() {
+	changed := s.Server.Control.Changed(control.TopicEvents)
+	short := time.NewTimer(10 * time.Millisecond)
+	defer short.Stop()
+	select {
+	case <-changed:
+	case <-short.C:
+	}
+}
