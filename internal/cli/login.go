@@ -44,7 +44,7 @@ func (a *app) login() *cobra.Command {
 		func(cmd *cobra.Command, _ []string) error { return a.logIn(cmd.Context(), r) })
 	text(cmd, &r.url, "url", "URL", "the server's address (default: DSPOOL_URL, then that of the saved login)")
 	text(cmd, &r.user, "user", "USER", "who you are there (default: as on this computer)")
-	text(cmd, &r.trust.file, "ca", "FILE", "trust this authority, as `dspool ca` prints it")
+	text(cmd, &r.trust.file, "ca", "FILE", "trust this authority, as \"dspool ca\" prints it")
 	text(cmd, &r.trust.fingerprint, "fingerprint", "SHA-256", "trust the server's own authority if it has this fingerprint")
 	cmd.Flags().BoolVar(&r.save, "save", false, "keep the token in a file instead of printing it")
 	cmd.Flags().BoolVar(&r.file, "file", false, "keep the SSH key and certificate in files, not in the agent")

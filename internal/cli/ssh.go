@@ -100,7 +100,9 @@ func (e *entrance) place(c *client.Client, door dspool.Door, address string) err
 	if err != nil {
 		return dspool.Errorf(dspool.Internal, "the server has a door at %s, which is no address", dspool.Quote(door.Listen))
 	}
-	e.port = port
+	if e.port = port; !portWord.MatchString(port) {
+		return dspool.Errorf(dspool.Internal, "the server has a door at port %s, which is none", dspool.Quote(port))
+	}
 	ip := net.ParseIP(listen)
 	everywhere := listen == "" || ip != nil && ip.IsUnspecified()
 	switch {
@@ -288,7 +290,10 @@ func (a *app) sshCommand(e entrance, rest []string) ([]string, error) {
 		argv = append(argv, "-o", "HostKeyAlias="+e.alias)
 	}
 	if key, ok := a.hasIdentity(); ok {
-		argv = append(argv, "-i", strings.ReplaceAll(key, "%", "%%"))
+		if key, err = sshPath(key); err != nil {
+			return nil, err
+		}
+		argv = append(argv, "-o", "IdentityFile="+key)
 	}
 	return append(append(argv, "-p", e.port, "-l", e.user, e.host), rest...), nil
 }

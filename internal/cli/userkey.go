@@ -51,7 +51,7 @@ func (a *app) userKeyAdd() *cobra.Command {
 	var user string
 	cmd := command("add FILE.pub...", "Add public keys",
 		"A key is a file, - for stdin, or the line itself. A file may hold several, one a line. Private keys are\nrefused here and never sent.",
-		"dspool user key add ~/.ssh/id_ed25519.pub\ncurl -s https://github.com/ada.keys | dspool user key add - --user ada", positional(1, -1),
+		"dspool user key add ~/.ssh/id_ed25519.pub\nssh-add -L | dspool user key add -", positional(1, -1),
 		a.with(func(ctx context.Context, c *client.Client, args []string) error {
 			var keys []string
 			for _, arg := range args {
