@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -316,12 +317,14 @@ func TestManyAtOnce(t *testing.T) {
 	t.Parallel()
 	m := startMachine(t)
 	const n = 300
+	var spawns sync.WaitGroup
+	defer spawns.Wait() // an end may be told before its start is answered
 	for id := range int64(n) {
-		go func() {
+		spawns.Go(func() {
 			if _, err := m.Spawn(t.Context(), m.spec(id, "sh", "-c", "exit "+strconv.Itoa(int(id%100)))); err != nil {
 				t.Error(err)
 			}
-		}()
+		})
 	}
 	for id := range int64(n) {
 		if s := m.exit(id); code(s) != strconv.Itoa(int(id%100)) {

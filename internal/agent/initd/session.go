@@ -183,17 +183,23 @@ func (m *machine) clearSession(s *session, grace time.Duration) {
 		signalAll(pids, unix.SIGTERM, unix.SIGHUP, unix.SIGCONT)
 		awaitEmpty(s.slot, grace)
 	}
-	const tries = 20
-	var err error
-	for range tries {
+	const first, most = time.Millisecond, 50 * time.Millisecond
+	end := time.Now().Add(stuckAfter)
+	for pause := first; ; pause = min(most, 2*pause) {
 		if m.empty(s.slot, "session", s.spec.ID) > 0 {
 			return // the cgroup stays with what is stuck in it
 		}
-		if err = s.slot.remove(); err == nil {
+		// What is in the middle of its end is not listed, and still keeps the cgroup.
+		err := s.slot.remove()
+		if err == nil {
 			return
 		}
+		if time.Now().After(end) {
+			m.log.Error("the cgroup of a session is left behind", "session", s.spec.ID, "error", err)
+			return
+		}
+		time.Sleep(pause)
 	}
-	m.log.Error("the cgroup of a session is left behind", "session", s.spec.ID, "error", err)
 }
 
 func (m *machine) listSessions() []SessionStatus {
