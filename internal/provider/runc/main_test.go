@@ -23,6 +23,9 @@ import (
 var (
 	runcBinary   = sync.OnceValues(func() (string, error) { return findOrBuildRunc() })
 	inmateBinary = sync.OnceValues(func() (string, error) {
+		if path := os.Getenv("DSPOOL_TEST_INMATE"); path != "" {
+			return path, nil
+		}
 		return build("inmate", []string{"CGO_ENABLED=0"}, "./testdata/inmate")
 	})
 	buildDir string
