@@ -31,17 +31,9 @@ type kernel struct {
 // installs nothing.
 func debianKernel(t *testing.T, cache string) kernel {
 	t.Helper()
-	pkg, err := kernelPackage(t)
+	dir, err := kernelDir(t, filepath.Join(cache, "kernels"))
 	if err != nil {
 		t.Skip("NOT TESTED: no kernel for the emulated computer: ", err)
-	}
-	dir := filepath.Join(cache, "kernels", pkg)
-	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
-		unpacked, err := unpackKernel(t, pkg, dir)
-		if err != nil {
-			t.Skip("NOT TESTED: no kernel for the emulated computer: ", err)
-		}
-		t.Cleanup(func() { os.RemoveAll(unpacked) }) // nothing when it was renamed
 	}
 	k := kernel{modules: map[string]string{}}
 	err = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
@@ -63,6 +55,26 @@ func debianKernel(t *testing.T, cache string) kernel {
 	return k
 }
 
+// kernelDir is where the kernel of the newest package that apt knows lies unpacked, else of
+// any that was unpacked before.
+func kernelDir(t *testing.T, kernels string) (string, error) {
+	pkg, err := kernelPackage(t)
+	if err == nil {
+		dir := filepath.Join(kernels, pkg)
+		if _, there := os.Stat(dir); there == nil {
+			return dir, nil
+		}
+		if err = unpackKernel(t, pkg, dir); err == nil {
+			return dir, nil
+		}
+	}
+	if old, _ := filepath.Glob(filepath.Join(kernels, "linux-image-*")); len(old) > 0 {
+		t.Log("an older kernel is used: ", err)
+		return old[len(old)-1], nil
+	}
+	return "", err
+}
+
 // kernelPackage is what linux-image-cloud-amd64 depends on, such as linux-image-6.1.0-40-cloud-amd64.
 func kernelPackage(t *testing.T) (string, error) {
 	out, err := exec.CommandContext(t.Context(), "apt-cache", "depends", "--important", "linux-image-cloud-amd64").Output()
@@ -74,33 +86,35 @@ func kernelPackage(t *testing.T) (string, error) {
 			return name, nil
 		}
 	}
-	return "", errors.New("apt knows no linux-image-cloud-amd64")
+	return "", errors.New("apt knows no linux-image-cloud-amd64: apt-get update")
 }
 
-func unpackKernel(t *testing.T, pkg, dir string) (tmp string, err error) {
+func unpackKernel(t *testing.T, pkg, dir string) error {
 	if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
-		return "", err
+		return err
 	}
-	if tmp, err = os.MkdirTemp(filepath.Dir(dir), "tmp-"); err != nil {
-		return "", err
+	tmp, err := os.MkdirTemp(filepath.Dir(dir), "tmp-")
+	if err != nil {
+		return err
 	}
+	defer os.RemoveAll(tmp) // nothing when it was renamed
 	t.Log("fetching ", pkg)
 	get := exec.CommandContext(t.Context(), "apt-get", "download", "-o", "APT::Sandbox::User=root", pkg)
 	get.Dir = tmp
 	if out, err := get.CombinedOutput(); err != nil {
-		return tmp, fmt.Errorf("apt-get download: %w: %s", err, out)
+		return fmt.Errorf("apt-get download: %w: %s", err, out)
 	}
 	debs, _ := filepath.Glob(filepath.Join(tmp, "*.deb"))
 	if len(debs) != 1 {
-		return tmp, fmt.Errorf("apt-get download left %d packages", len(debs))
+		return fmt.Errorf("apt-get download left %d packages", len(debs))
 	}
 	if out, err := exec.CommandContext(t.Context(), "dpkg-deb", "-x", debs[0], tmp).CombinedOutput(); err != nil {
-		return tmp, fmt.Errorf("dpkg-deb: %w: %s", err, out)
+		return fmt.Errorf("dpkg-deb: %w: %s", err, out)
 	}
 	if err := os.Remove(debs[0]); err != nil {
-		return tmp, err
+		return err
 	}
-	return tmp, os.Rename(tmp, dir)
+	return os.Rename(tmp, dir)
 }
 
 // load returns the wanted modules' files in an order in which each finds what it needs.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -22,16 +23,22 @@ func cases() error {
 	if err != nil {
 		return err
 	}
-	r := &reporter{line: line}
+	r := &reporter{line: line, place: "boot"}
 	defer r.end()
 	if !r.run("the computer is up", prepare) {
 		return nil
 	}
+	wanted := strings.Split(argument("dspool.places"), ",")
 	for _, p := range []struct {
 		name string
 		do   func(*reporter)
-	}{{"root", inRoot}, {"service", inService}, {"container", inContainer}} {
-		if only := argument("dspool.only"); only != "" && only != p.name {
+	}{
+		{"root", inRoot},
+		{"provider", func(r *reporter) { r.run("it passes its own tests", providerTests) }},
+		{"service", inService},
+		{"container", inContainer},
+	} {
+		if !slices.Contains(wanted, p.name) {
 			continue
 		}
 		r.place, r.broken = p.name, false
@@ -74,14 +81,13 @@ func inRoot(r *reporter) {
 	restarted(r, s)
 	sound(r, s)
 	end(r, s)
-	r.run("the provider passes its own tests", providerTests)
 }
 
 // providerTests runs the tests of internal/provider/runc, which elsewhere see version 1.
 func providerTests() string {
 	const tmp = "/disk/tmp"
 	must(os.MkdirAll(tmp, 0o755))
-	ctx, cancel := context.WithTimeout(context.Background(), 3*patience)
+	ctx, cancel := context.WithTimeout(context.Background(), 6*patience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, programs+"/runc.test", "-test.v", "-test.short", "-test.parallel=1")
 	cmd.Dir = tmp
