@@ -94,6 +94,14 @@ func TestBadSubmits(t *testing.T) {
 			}
 		}
 	}
+	for _, name := range []string{"root", "nobody", "daemon", "carol"} {
+		if _, err := s.Submit(t.Context(), api.SubmitRequest{JobSpec: dspool.JobSpec{Command: []string{"true"}}, As: name}); dspool.ErrorCode(err) != dspool.Invalid {
+			t.Errorf("submit as %s: %v", name, err)
+		}
+		if _, err := s.AddUser(t.Context(), api.AddUserRequest{Name: name}); name != "carol" && dspool.ErrorCode(err) != dspool.Invalid {
+			t.Errorf("add user %s: %v", name, err)
+		}
+	}
 	jobs := func(bodies map[string]string) {
 		t.Helper()
 		for want, fields := range bodies {

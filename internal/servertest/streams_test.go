@@ -17,6 +17,7 @@ import (
 	"github.com/dspool/dspool/api"
 	"github.com/dspool/dspool/client"
 	"github.com/dspool/dspool/internal/servertest"
+	"github.com/dspool/dspool/internal/store"
 )
 
 func TestStreams(t *testing.T) {
@@ -191,6 +192,25 @@ func TestEventsAreForgottenAfterTheirTime(t *testing.T) {
 	}
 	if n := len(s.EventsOf("machine.create")); n != before || n == 0 {
 		t.Errorf("young events: %d of %d are left", n, before)
+	}
+	keep := func(text string) error {
+		err := s.Server.Control.Store.Write(t.Context(), func(tx *store.Tx) error { return tx.SetSetting("events.retention", text) })
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s.Server.Control.PruneEvents(t.Context())
+	}
+	if err := keep("for ever"); err == nil {
+		t.Error("a retention that is none was taken")
+	}
+	if err := keep("0s"); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(s.EventsOf("machine.create")); n != 0 {
+		t.Errorf("%d old events are left", n)
+	}
+	if u, err := s.Usage(t.Context(), "user", time.Time{}, time.Time{}); err != nil || u.Cost <= 0 {
+		t.Errorf("the bill is %v, %v", u.Cost, err)
 	}
 }
 
