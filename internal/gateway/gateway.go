@@ -116,9 +116,9 @@ func Run(ctx context.Context, o Options) error {
 	}
 	g.serving.Wait()
 	g.spares.close()
-	g.reports.flush()
 	cancel()
 	parts.Wait()
+	g.reports.flush()
 	return nil
 }
 

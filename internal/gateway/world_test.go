@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -190,7 +191,8 @@ func (w *world) sshWith(key, user string, args ...string) *exec.Cmd {
 			break
 		}
 	}
-	argv := append(append(w.options(key), flags...), "-l", user, "127.0.0.1")
+	// The client takes the first value of an option, so the test's come first.
+	argv := slices.Concat(flags, w.options(key), []string{"-l", user, "127.0.0.1"})
 	cmd := exec.CommandContext(deadline(w), needs(w, "ssh"), append(argv, rest...)...)
 	cmd.WaitDelay = time.Second
 	return cmd
@@ -230,3 +232,7 @@ func (w *world) client(user string, auth ...ssh.AuthMethod) (*ssh.Client, error)
 }
 
 func (w *world) logged(text string) bool { return strings.Contains(w.log.String(), text) }
+
+var randReader = rand.Reader
+
+func gatewayLimits(grace time.Duration) gateway.Limits { return gateway.Limits{Grace: grace} }

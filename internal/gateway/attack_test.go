@@ -1,0 +1,511 @@
+package gateway_test
+
+import (
+	"bytes"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/dspool/dspool/api"
+	"golang.org/x/crypto/ssh"
+)
+
+// offering is a key that is offered with one signer and signed with another.
+type offering struct {
+	ssh.Signer
+	shown atomic.Int64
+	first ssh.PublicKey
+}
+
+func (o *offering) PublicKey() ssh.PublicKey {
+	o.shown.Add(1)
+	return o.first
+}
+
+func TestAttackKeyOfferedButAnotherProved(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	a, b := w.signers["alice"], w.signers["bob"]
+	t.Run("a signature by another key than the offered one is refused", func(t *testing.T) {
+		if _, err := w.client("alice", ssh.PublicKeys(&offering{Signer: b, first: a.PublicKey()})); err == nil {
+			t.Fatal("bob came in as alice")
+		}
+	})
+	t.Run("alice's key offered first and bob's proved is bob, and only as bob", func(t *testing.T) {
+		// The raw protocol: query alice's key as bob's user name, then sign with bob's.
+		out := w.want(w.sshWith(w.keys["bob"], "bob", "-i", w.keys["alice"], "--", "id -un"), nil)
+		if out != "bob\n" {
+			t.Fatalf("got %q", out)
+		}
+		if _, err := w.client("alice", ssh.PublicKeys(&refusing{a}, b)); err == nil {
+			t.Fatal("bob's key opened alice's account after alice's was offered")
+		}
+		w.server.change(func() {
+			for _, p := range w.server.proofs {
+				if !p.Probe && p.User == "alice" {
+					t.Errorf("somebody was proved to be alice: %+v", p)
+				}
+			}
+		})
+	})
+}
+
+// refusing offers a key but cannot sign with it.
+type refusing struct{ ssh.Signer }
+
+func (refusing) Sign(io.Reader, []byte) (*ssh.Signature, error) { return nil, errors.New("no") }
+
+func TestAttackUserNames(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	key := ssh.PublicKeys(w.signers["alice"])
+	for name, user := range map[string]string{
+		"root": "root", "an option": "-oProxyCommand=x", "one megabyte": strings.Repeat("a", 1<<20), "NUL": "alice\x00", "a look-alike": "аlice",
+		"capitals": "Alice", "a trailing dot": "alice.", "a host": "alice@evil", "a path": "../alice", "an empty one": "", "a line": "alice\nroot",
+		"escape codes": "alice\x1b[2J", "a strange pool": "alice+../lab", "an empty pool": "alice+", "two pools": "alice+lab+lab", "spaces": " alice ",
+	} {
+		t.Run(name+" is refused like any wrong user", func(t *testing.T) {
+			_, err := w.client(user, key)
+			if err == nil {
+				t.Fatal("it came in")
+			}
+			if len(user) < 1<<18 && !strings.Contains(err.Error(), "unable to authenticate") {
+				t.Fatalf("refused differently: %v", err)
+			}
+		})
+	}
+	w.server.change(func() {
+		for _, p := range w.server.proofs {
+			t.Errorf("the server saw %q", p.User)
+		}
+	})
+	for line := range strings.Lines(w.log.String()) {
+		if len(line) > 600 || strings.ContainsAny(line, "\x1b\x00") {
+			t.Errorf("log line of %d bytes: %.200q", len(line), line)
+		}
+	}
+}
+
+func TestAttackCertificates(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	ca, _ := newKey(t)
+	rogue, _ := newKey(t)
+	trust := func(change func(*api.Trust)) {
+		w.server.direct(func(d *api.GatewayDirectives) {
+			d.Trust = api.Trust{Authorities: []string{string(ssh.MarshalAuthorizedKey(ca.PublicKey()))}}
+			change(&d.Trust)
+		})
+	}
+	trust(func(*api.Trust) {})
+	good := w.certify(ca, "good", func(*ssh.Certificate) {})
+	w.eventually("the authority is trusted", func() bool { _, _, code := run(w.sshWith(good, "alice", "--", "true"), nil); return code == 0 })
+
+	at := func(d time.Duration) uint64 { return uint64(time.Now().Add(d).Unix()) }
+	for name, change := range map[string]func(*ssh.Certificate){
+		"expired":                        func(c *ssh.Certificate) { c.ValidBefore = at(-time.Second) },
+		"not yet valid":                  func(c *ssh.Certificate) { c.ValidAfter = at(5 * time.Minute) },
+		"for another principal":          func(c *ssh.Certificate) { c.ValidPrincipals = []string{"bob"} },
+		"for no principal":               func(c *ssh.Certificate) { c.ValidPrincipals = nil },
+		"for a prefix of the principal":  func(c *ssh.Certificate) { c.ValidPrincipals = []string{"alic", "alice2", "*"} },
+		"of a host":                      func(c *ssh.Certificate) { c.CertType = ssh.HostCert },
+		"from elsewhere":                 func(c *ssh.Certificate) { c.CriticalOptions["source-address"] = "10.0.0.0/8,192.168.1.1" },
+		"with an empty source-address":   func(c *ssh.Certificate) { c.CriticalOptions["source-address"] = "" },
+		"with an unknown demand":         func(c *ssh.Certificate) { c.CriticalOptions["be-nice"] = "" },
+		"that forces an empty command":   func(c *ssh.Certificate) { c.CriticalOptions["force-command"] = "" },
+		"with a broken source-address":   func(c *ssh.Certificate) { c.CriticalOptions["source-address"] = "127.0.0.1,x" },
+		"that ends before it begins":     func(c *ssh.Certificate) { c.ValidAfter, c.ValidBefore = at(time.Hour), at(-time.Hour) },
+		"with a validity beyond 63 bits": func(c *ssh.Certificate) { c.ValidAfter = 1 << 63 },
+	} {
+		t.Run("a certificate "+name+" is refused", func(t *testing.T) {
+			path := w.certify(ca, strings.ReplaceAll(name, " ", "-"), change)
+			if _, errs, code := run(w.sshWith(path, "alice", "--", "true"), nil); code != 255 || !strings.Contains(errs, "Permission denied") {
+				t.Fatalf("code %d: %s", code, errs)
+			}
+		})
+	}
+	t.Run("a certificate of another authority is refused", func(t *testing.T) {
+		if _, _, code := run(w.sshWith(w.certify(rogue, "rogue", func(*ssh.Certificate) {}), "alice", "--", "true"), nil); code != 255 {
+			t.Fatalf("code %d", code)
+		}
+	})
+	t.Run("one from the right address comes in", func(t *testing.T) {
+		path := w.certify(ca, "here", func(c *ssh.Certificate) { c.CriticalOptions["source-address"] = "10.0.0.1,127.0.0.0/8" })
+		w.want(w.sshWith(path, "alice", "--", "true"), nil)
+		w.server.change(func() {
+			last := w.server.proofs[len(w.server.proofs)-1]
+			if last.Method != "certificate" || last.Serial != 42 || last.KeyID != "here" || last.Probe || !strings.HasPrefix(last.Key, "SHA256:") {
+				t.Errorf("audit: %+v", last)
+			}
+		})
+	})
+	t.Run("a forced command takes the place of shell, command and subsystem", func(t *testing.T) {
+		path := w.certify(ca, "forced", func(c *ssh.Certificate) { c.CriticalOptions["force-command"] = "echo forced:$SSH_ORIGINAL_COMMAND" })
+		if out := w.want(w.sshWith(path, "alice", "--", "rm -rf 'x'; id"), nil); out != "forced:rm -rf x; id\n" && out != "forced:rm -rf 'x'; id\n" {
+			t.Fatalf("got %q", out)
+		}
+		if out := w.want(w.sshWith(path, "alice"), strings.NewReader("id\n")); out != "forced:\n" {
+			t.Fatalf("got %q", out)
+		}
+		if out := w.want(w.sshWith(path, "alice", "-s", "--", "sftp"), strings.NewReader("")); out != "forced:sftp\n" {
+			t.Fatalf("got %q", out)
+		}
+	})
+	t.Run("what a certificate does not permit is refused", func(t *testing.T) {
+		path := w.certify(ca, "bare", func(c *ssh.Certificate) { c.Extensions = nil })
+		if out, errs, _ := run(w.sshWith(path, "alice", "-tt", "--", "tty || true"), nil); strings.Contains(out, "/dev/pts") || !strings.Contains(errs, "PTY allocation request failed") {
+			t.Fatalf("it has a terminal: %q %s", out, errs)
+		}
+		if _, errs, code := run(w.sshWith(path, "alice", "-W", w.machine.address), nil); code == 0 || !strings.Contains(errs, "forwarding failed") {
+			t.Fatalf("it forwards: %d %s", code, errs)
+		}
+		if _, errs, code := run(w.sshWith(path, "alice", "-o", "ExitOnForwardFailure=yes", "-R", "0:127.0.0.1:1", "--", "true"), nil); code == 0 {
+			t.Fatalf("it listens: %s", errs)
+		}
+	})
+
+	hold := func(path string) (ended chan int) {
+		ended = make(chan int, 1)
+		cmd := w.sshWith(path, "alice", "--", "echo up; cat")
+		in, err := cmd.StdinPipe()
+		ok(t, err)
+		out := &syncBuffer{}
+		cmd.Stdout = out
+		t.Cleanup(func() { in.Close() })
+		ok(t, cmd.Start())
+		go func() { cmd.Wait(); ended <- cmd.ProcessState.ExitCode() }()
+		w.eventually("the command runs", func() bool { return out.String() == "up\n" })
+		return ended
+	}
+	for name, revoke := range map[string]func(*api.Trust){
+		"its serial is revoked":         func(t *api.Trust) { t.RevokedSerials = []uint64{42} },
+		"its authority is revoked":      func(tr *api.Trust) { tr.RevokedKeys = []string{ssh.FingerprintSHA256(ca.PublicKey())} },
+		"its authority is trusted less": func(tr *api.Trust) { tr.Authorities = nil },
+	} {
+		t.Run("when "+name+" the open connection ends and no new one comes", func(t *testing.T) {
+			trust(func(*api.Trust) {})
+			w.eventually("the certificate is good again", func() bool { _, _, code := run(w.sshWith(good, "alice", "--", "true"), nil); return code == 0 })
+			ended := hold(good)
+			trust(revoke)
+			select {
+			case code := <-ended:
+				if code != 254 {
+					t.Errorf("code %d", code)
+				}
+			case <-time.After(waitForIt):
+				t.Fatal("the connection lives on")
+			}
+			if _, _, code := run(w.sshWith(good, "alice", "--", "true"), nil); code != 255 {
+				t.Fatalf("a new login: %d", code)
+			}
+		})
+	}
+}
+
+func TestAttackForgedProxyHeader(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	for _, header := range []string{"PROXY TCP4 10.1.2.3 127.0.0.1 4000 22\r\nSSH-2.0-x\r\n", "\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c"} {
+		c, err := net.Dial("tcp", w.door)
+		ok(t, err)
+		io.WriteString(c, header)
+		c.SetReadDeadline(time.Now().Add(waitForIt))
+		answer, err := io.ReadAll(c)
+		if err != nil && !errors.Is(err, net.ErrClosed) && !strings.Contains(err.Error(), "reset") {
+			t.Fatal(err)
+		}
+		if string(answer) != "SSH-2.0-dspool\r\n" {
+			t.Fatalf("answered %q", answer)
+		}
+		c.Close()
+	}
+	w.want(w.ssh("alice", "--", "true"), nil)
+	w.server.change(func() {
+		if from := w.server.opened[0].From; !strings.HasPrefix(from, "127.0.0.1:") {
+			t.Errorf("audit says %s", from)
+		}
+	})
+}
+
+func TestAttackPasswords(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.server.change(func() { w.server.users["alice"].password = "right" })
+	t.Run("the right one comes in, both ways", func(t *testing.T) {
+		for _, auth := range []ssh.AuthMethod{ssh.Password("right"), ssh.KeyboardInteractive(func(_, _ string, q []string, _ []bool) ([]string, error) {
+			return []string{"right"}, nil
+		})} {
+			cl, err := w.client("alice", auth)
+			ok(t, err)
+			cl.Close()
+		}
+	})
+	t.Run("wrong user, wrong name and wrong password look and last the same", func(t *testing.T) {
+		var texts []string
+		for _, user := range []string{"alice", "nobody-here", "root"} {
+			began := time.Now()
+			_, err := w.client(user, ssh.Password("wrong"))
+			if took := time.Since(began); took < 700*time.Millisecond || took > 2*time.Second {
+				t.Errorf("%s was refused after %s", user, took)
+			}
+			texts = append(texts, err.Error())
+		}
+		if texts[0] != texts[1] || texts[1] != texts[2] {
+			t.Fatalf("they differ: %q", texts)
+		}
+	})
+	t.Run("guessing gets slower", func(t *testing.T) {
+		w.client("bob", ssh.Password("1"), ssh.Password("2"))
+		began := time.Now()
+		w.client("bob", ssh.Password("wrong"))
+		if took := time.Since(began); took < 950*time.Millisecond {
+			t.Fatalf("the fifth wrong password was answered after %s", took)
+		}
+		w.want(w.ssh("bob", "--", "true"), nil) // keys are not held back
+	})
+	t.Run("no proof at all is refused", func(t *testing.T) {
+		if _, err := w.client("alice"); err == nil {
+			t.Fatal("it came in")
+		}
+	})
+}
+
+func TestAttackHalfOpenHandshakes(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.want(w.ssh("alice", "--", "true"), nil)
+	var open []net.Conn
+	defer func() {
+		for _, c := range open {
+			c.Close()
+		}
+	}()
+	before := memory()
+	for i := range 2000 {
+		d := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 1, byte(i >> 8), byte(i)}), 0))}
+		c, err := d.Dial("tcp", w.door)
+		ok(t, err)
+		if i%2 == 1 { // half of them go a little further
+			io.WriteString(c, "SSH-2.0-slow\r\n\x00\x00")
+		}
+		open = append(open, c)
+		if i%400 == 399 {
+			began := time.Now()
+			w.want(w.ssh("alice", "--", "true"), nil)
+			if took := time.Since(began); took > 5*time.Second {
+				t.Errorf("with %d half-open handshakes a login took %s", i+1, took)
+			}
+		}
+	}
+	if grown := memory() - before; grown > 100<<20 {
+		t.Errorf("memory grew by %d MiB", grown>>20)
+	}
+}
+
+func memory() int64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc + m.StackInuse)
+}
+
+func TestAttackMuchBeforeLogin(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	c, err := net.Dial("tcp", w.door)
+	ok(t, err)
+	defer c.Close()
+	io.WriteString(c, "SSH-2.0-x\r\n")
+	chunk := make([]byte, 32<<10)
+	packet := binary.BigEndian.AppendUint32(nil, 32<<10-4)
+	copy(chunk, packet)
+	chunk[5] = 2 // SSH_MSG_IGNORE
+	sent := 0
+	for sent < 100<<20 {
+		c.SetWriteDeadline(time.Now().Add(waitForIt))
+		n, err := c.Write(chunk)
+		sent += n
+		if err != nil {
+			break
+		}
+	}
+	if sent > 20<<20 { // what the kernel buffers is not ours
+		t.Fatalf("%d bytes were taken", sent)
+	}
+	w.want(w.ssh("alice", "--", "true"), nil)
+}
+
+func TestAttackSlowLogin(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, gatewayLimits(500*time.Millisecond))
+	c, err := net.Dial("tcp", w.door)
+	ok(t, err)
+	defer c.Close()
+	io.WriteString(c, "SSH-2.0-slow\r\n")
+	c.SetReadDeadline(time.Now().Add(waitForIt))
+	if _, err := io.Copy(io.Discard, c); err != nil && !strings.Contains(err.Error(), "reset") {
+		t.Fatalf("it may stay: %v", err)
+	}
+}
+
+func TestAttackAfterLogin(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	cl := w.login("alice")
+	w.want(w.ssh("bob", "--", "true"), nil)
+	goroutines := working()
+	t.Run("many rejected channels leave nothing behind", func(t *testing.T) {
+		before := memory()
+		var wait sync.WaitGroup
+		for range 50 {
+			wait.Go(func() {
+				for range 400 {
+					if _, _, err := cl.OpenChannel("bogus", nil); err == nil {
+						t.Error("it was opened")
+					}
+					if _, _, err := cl.OpenChannel("tun@openssh.com", nil); err == nil {
+						t.Error("it was opened")
+					}
+				}
+			})
+		}
+		wait.Wait()
+		w.eventually("what served them is gone", func() bool { return working() < goroutines+10 })
+		if grown := memory() - before; grown > 20<<20 {
+			t.Errorf("memory grew by %d KiB", grown>>10)
+		}
+	})
+	t.Run("open channels are bounded", func(t *testing.T) {
+		l := echo(t, "tcp", "127.0.0.1:0")
+		var p uint32
+		_, port, _ := net.SplitHostPort(l.Addr().String())
+		fmt.Sscan(port, &p)
+		extra := ssh.Marshal(struct {
+			Host string
+			Port uint32
+			From string
+			FP   uint32
+		}{"127.0.0.1", p, "127.0.0.1", 1})
+		other := w.login("bob")
+		refused := false
+		for range 1100 {
+			if _, _, err := other.OpenChannel("direct-tcpip", extra); err != nil {
+				refused = strings.Contains(err.Error(), "too many") || strings.Contains(err.Error(), "connect failed")
+				break
+			}
+		}
+		if !refused {
+			t.Error("a thousand channels and more are open")
+		}
+	})
+	t.Run("unsolicited replies and strange requests harm nobody", func(t *testing.T) {
+		for range 1000 {
+			if _, _, err := cl.SendRequest("strange@example.com", false, []byte{1, 2, 3}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if good, _, err := cl.SendRequest("strange@example.com", true, nil); good || err != nil {
+			t.Fatalf("%v %v", good, err)
+		}
+		if good, _, err := cl.SendRequest("hostkeys-prove-00@openssh.com", true, bytes.Repeat([]byte{255}, 1000)); good || err != nil {
+			t.Fatalf("%v %v", good, err)
+		}
+		s, err := cl.NewSession()
+		ok(t, err)
+		defer s.Close()
+		if good, err := s.SendRequest("pty-req", true, []byte{0, 0, 0}); good || err != nil {
+			t.Fatalf("%v %v", good, err)
+		}
+		w.want(w.ssh("bob", "--", "true"), nil)
+	})
+}
+
+func TestNothingIsLeftOfManyConnections(t *testing.T) {
+	w := newWorld(t)
+	w.want(w.ssh("alice", "--", "true"), nil)
+	w.eventually("the spare is ready", func() bool { return w.machine.logins() == 1 })
+	before := working()
+	var wait sync.WaitGroup
+	for i := range 30 {
+		wait.Go(func() {
+			cl, err := w.client("alice", ssh.PublicKeys(w.signers["alice"]))
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer cl.Close()
+			s, err := cl.NewSession()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if i%3 == 0 {
+				return // gone in the middle
+			}
+			s.Output("cat /etc/hostname; exit 1")
+		})
+	}
+	wait.Wait()
+	// A connection takes more than ten; the spare's own watcher may have come meanwhile.
+	w.eventually("all that served them is gone", func() bool { return working() <= before+8 })
+	w.eventually("only the spare is logged in", func() bool { return w.machine.logins() <= 1 })
+}
+
+// working counts the goroutines that serve connections; idle ones of the link to the server do not count.
+func working() (n int) {
+	buf := make([]byte, 8<<20)
+	for stack := range strings.SplitSeq(string(buf[:runtime.Stack(buf, true)]), "\n\n") {
+		if strings.Contains(stack, "crypto/ssh.") || strings.Contains(stack, "internal/gateway.") {
+			n++
+		}
+	}
+	return n
+}
+
+// FuzzBeforeLogin throws bytes at a door; it must neither fall nor let anybody in.
+func FuzzBeforeLogin(f *testing.F) {
+	w := newWorld(f)
+	f.Add([]byte("SSH-2.0-x\r\n"), false)
+	f.Add([]byte("GET / HTTP/1.1\r\n\r\n"), false)
+	f.Add(append([]byte("SSH-2.0-x\r\n"), kexInit()...), true)
+	f.Add(append([]byte("SSH-2.0-x\r\n\x00\x00\x88\xb9"), make([]byte, 100)...), true)
+	f.Fuzz(func(t *testing.T, b []byte, hangUp bool) {
+		c, err := net.Dial("tcp", w.door)
+		ok(t, err)
+		defer c.Close()
+		c.Write(b)
+		if hangUp {
+			c.(*net.TCPConn).CloseWrite()
+		}
+		c.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
+		io.Copy(io.Discard, c)
+		w.server.change(func() {
+			if len(w.server.opened) > 0 {
+				t.Fatal("somebody came in")
+			}
+		})
+	})
+}
+
+func kexInit() []byte {
+	lists := [10]string{"curve25519-sha256", "ssh-ed25519", "aes128-gcm@openssh.com", "aes128-gcm@openssh.com", "hmac-sha2-256", "hmac-sha2-256", "none", "none", "", ""}
+	p := append([]byte{20}, make([]byte, 16)...)
+	rand.Read(p[1:])
+	for _, l := range lists {
+		p = append(binary.BigEndian.AppendUint32(p, uint32(len(l))), l...)
+	}
+	p = append(p, 0, 0, 0, 0, 0)
+	padding := 8 - (len(p)+5)%8 + 8
+	out := binary.BigEndian.AppendUint32(nil, uint32(len(p)+1+padding))
+	return append(append(append(out, byte(padding)), p...), make([]byte, padding)...)
+}
