@@ -62,7 +62,7 @@ func TestEveryMethodAsksItsEndpoint(t *testing.T) {
 		if r.Header.Get("Authorization") != "Bearer secret" {
 			t.Errorf("%s without the token", asked)
 		}
-		if r.Method == http.MethodDelete && !strings.Contains(asked, "machines") {
+		if r.Method == http.MethodDelete && !strings.Contains(asked, "machines") && !strings.Contains(asked, "sessions") {
 			w.WriteHeader(http.StatusNoContent)
 			return
 		}
@@ -72,23 +72,44 @@ func TestEveryMethodAsksItsEndpoint(t *testing.T) {
 	err := func(_ any, err error) error { return err }
 	from := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 	for want, got := range map[string]func() error{
-		"GET /api/v1/status":                             func() error { return err(c.Status(ctx)) },
-		"GET /api/v1/whoami":                             func() error { return err(c.Whoami(ctx)) },
-		"GET /api/v1/ca":                                 func() error { return err(c.CA(ctx)) },
-		"POST /api/v1/apply":                             func() error { return err(c.Apply(ctx, api.ApplyRequest{})) },
-		"GET /api/v1/images":                             func() error { return err(c.Images(ctx)) },
-		"POST /api/v1/images/X/build":                    func() error { return err(c.BuildImage(ctx, "X")) },
-		"DELETE /api/v1/images/X":                        func() error { return c.RemoveImage(ctx, "X") },
-		"GET /api/v1/sizes":                              func() error { return err(c.Sizes(ctx)) },
-		"GET /api/v1/pools":                              func() error { return err(c.Pools(ctx)) },
-		"GET /api/v1/pools/a%2Fb%20c%3F":                 func() error { return err(c.Pool(ctx, "a/b c?")) },
-		"POST /api/v1/pools/p/resize":                    func() error { return err(c.ResizePool(ctx, "p", api.ResizeRequest{Max: &seven})) },
-		"GET /api/v1/machines?all=true&pool=p":           func() error { return err(c.Machines(ctx, "p", true)) },
-		"GET /api/v1/machines/m":                         func() error { return err(c.Machine(ctx, "m")) },
-		"DELETE /api/v1/machines/m?force=true":           func() error { return err(c.RemoveMachine(ctx, "m", true)) },
-		"GET /api/v1/shares":                             func() error { return err(c.Shares(ctx)) },
-		"GET /api/v1/users":                              func() error { return err(c.Users(ctx)) },
-		"POST /api/v1/users":                             func() error { return err(c.AddUser(ctx, api.AddUserRequest{})) },
+		"GET /api/v1/status":                   func() error { return err(c.Status(ctx)) },
+		"GET /api/v1/whoami":                   func() error { return err(c.Whoami(ctx)) },
+		"GET /api/v1/ca":                       func() error { return err(c.CA(ctx)) },
+		"POST /api/v1/apply":                   func() error { return err(c.Apply(ctx, api.ApplyRequest{})) },
+		"GET /api/v1/images":                   func() error { return err(c.Images(ctx)) },
+		"POST /api/v1/images/X/build":          func() error { return err(c.BuildImage(ctx, "X")) },
+		"DELETE /api/v1/images/X":              func() error { return c.RemoveImage(ctx, "X") },
+		"GET /api/v1/sizes":                    func() error { return err(c.Sizes(ctx)) },
+		"GET /api/v1/pools":                    func() error { return err(c.Pools(ctx)) },
+		"GET /api/v1/pools/a%2Fb%20c%3F":       func() error { return err(c.Pool(ctx, "a/b c?")) },
+		"POST /api/v1/pools/p/resize":          func() error { return err(c.ResizePool(ctx, "p", api.ResizeRequest{Max: &seven})) },
+		"GET /api/v1/machines?all=true&pool=p": func() error { return err(c.Machines(ctx, "p", true)) },
+		"GET /api/v1/machines/m":               func() error { return err(c.Machine(ctx, "m")) },
+		"DELETE /api/v1/machines/m?force=true": func() error { return err(c.RemoveMachine(ctx, "m", true)) },
+		"GET /api/v1/shares":                   func() error { return err(c.Shares(ctx)) },
+		"GET /api/v1/users":                    func() error { return err(c.Users(ctx)) },
+		"POST /api/v1/users":                   func() error { return err(c.AddUser(ctx, api.AddUserRequest{})) },
+		"GET /api/v1/users/u":                  func() error { return err(c.User(ctx, "u")) },
+		"PATCH /api/v1/users/u":                func() error { return err(c.ChangeUser(ctx, "u", api.ChangeUserRequest{})) },
+		"PUT /api/v1/users/u/password":         func() error { return c.SetPassword(ctx, "u", api.PasswordRequest{}) },
+		"GET /api/v1/users/u/keys":             func() error { return err(c.UserKeys(ctx, "u")) },
+		"POST /api/v1/users/u/keys":            func() error { return err(c.AddUserKey(ctx, "u", "ssh-ed25519 x")) },
+		"DELETE /api/v1/users/u/keys?fingerprint=SHA256%3Aa%2Fb%2Bc": func() error { return c.RemoveUserKey(ctx, "u", "SHA256:a/b+c") },
+		"GET /api/v1/groups":           func() error { return err(c.Groups(ctx)) },
+		"POST /api/v1/login":           func() error { return err(c.Login(ctx, api.LoginRequest{})) },
+		"POST /api/v1/ssh/certificate": func() error { return err(c.SignCertificate(ctx, api.CertificateRequest{})) },
+		"POST /api/v1/ssh/revocations": func() error { return c.Revoke(ctx, api.RevocationRequest{}) },
+		"GET /api/v1/ssh/known_hosts":  func() error { return err(c.KnownHosts(ctx)) },
+		"GET /api/v1/sessions?all=true&before=9&limit=7&pool=p&user=u": func() error {
+			return err(c.Sessions(ctx, client.SessionFilter{User: "u", Pool: "p", All: true, Before: 9, Limit: 7}))
+		},
+		"GET /api/v1/sessions/3":                         func() error { return err(c.Session(ctx, 3)) },
+		"POST /api/v1/sessions/3/keep":                   func() error { return err(c.KeepSession(ctx, 3, dspool.Duration(time.Hour))) },
+		"DELETE /api/v1/sessions/3":                      func() error { return err(c.CloseSession(ctx, 3)) },
+		"GET /api/v1/doors":                              func() error { return err(c.Doors(ctx)) },
+		"POST /api/v1/machines/m/cordon":                 func() error { return err(c.CordonMachine(ctx, "m")) },
+		"POST /api/v1/machines/m/uncordon":               func() error { return err(c.UncordonMachine(ctx, "m")) },
+		"POST /api/v1/machines/m/drain":                  func() error { return err(c.DrainMachine(ctx, "m", 0)) },
 		"DELETE /api/v1/users/u":                         func() error { return c.RemoveUser(ctx, "u") },
 		"GET /api/v1/tokens?user=u":                      func() error { return err(c.Tokens(ctx, "u")) },
 		"POST /api/v1/tokens":                            func() error { return err(c.AddToken(ctx, api.AddTokenRequest{})) },
