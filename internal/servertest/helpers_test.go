@@ -2,6 +2,10 @@ package servertest_test
 
 import (
 	"encoding/json"
+	"flag"
+	"os"
+	"runtime"
+	"strconv"
 	"testing"
 	"time"
 
@@ -9,6 +13,14 @@ import (
 	"github.com/dspool/dspool/internal/control"
 	"github.com/dspool/dspool/internal/servertest"
 )
+
+// Systems mostly wait, for timeouts and back-offs: more of them run at once than there are cores.
+func TestMain(m *testing.M) {
+	if err := flag.Set("test.parallel", strconv.Itoa(4*runtime.GOMAXPROCS(0))); err != nil { // -parallel goes before it
+		panic(err)
+	}
+	os.Exit(m.Run())
+}
 
 const second = time.Second
 

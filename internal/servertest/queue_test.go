@@ -192,7 +192,7 @@ func TestRecall(t *testing.T) {
 	s := servertest.New(t, servertest.Options{Config: strings.Replace(servertest.Config, "max: 4", "max: 1", 1)})
 	ada, bob := s.As("ada"), s.As("bob")
 	// Short tasks are placed ahead on their machine, until somebody else waits for it.
-	job, err := ada.Submit(t.Context(), api.SubmitRequest{JobSpec: dspool.JobSpec{Command: []string{"sleep", "0.002"}, Array: "1-900"}})
+	job, err := ada.Submit(t.Context(), api.SubmitRequest{JobSpec: dspool.JobSpec{Command: []string{"sleep", "0.002"}, Array: "1-500"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -214,7 +214,7 @@ func TestRecall(t *testing.T) {
 	if j, err := s.Job(t.Context(), job.ID); err != nil || j.State.Ended() {
 		t.Errorf("the other user waited for the whole array, which is %s, %v", j.State, err)
 	}
-	if job = s.MustEnd(job.ID); job.State != dspool.JobSucceeded || job.Tasks.Succeeded != 900 {
+	if job = s.MustEnd(job.ID); job.State != dspool.JobSucceeded || job.Tasks.Succeeded != 500 {
 		t.Errorf("job ended %s with %+v", job.State, job.Tasks)
 	}
 	s.AtRest()
