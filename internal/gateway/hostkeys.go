@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/ed25519"
 	"crypto/rand"
@@ -47,7 +48,24 @@ func loadHostKeys(dir string) (k hostKeys, err error) {
 		return k, fmt.Errorf("use the RSA host key: %w", err)
 	}
 	k.plain = []ssh.Signer{ed, modern}
-	return k, nil
+	return k, errors.Join(publish(dir, "host_ed25519", ed), publish(dir, "host_rsa", r))
+}
+
+// publish leaves the public half beside a key, where the server finds it to make host certificates.
+func publish(dir, name string, s ssh.Signer) error {
+	path := filepath.Join(dir, name+".pub")
+	line := ssh.MarshalAuthorizedKey(s.PublicKey())
+	if there, err := os.ReadFile(path); err == nil && bytes.Equal(there, line) {
+		return nil
+	}
+	tmp := path + ".new"
+	if err := os.WriteFile(tmp, line, 0o644); err != nil {
+		return fmt.Errorf("publish host key: %w", err)
+	}
+	if err := os.Rename(tmp, path); err != nil {
+		return fmt.Errorf("publish host key: %w", err)
+	}
+	return nil
 }
 
 func loadKey(path string, make func() (crypto.Signer, error)) (ssh.Signer, error) {
