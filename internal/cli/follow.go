@@ -3,6 +3,7 @@ package cli
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -74,7 +75,12 @@ func (f *follower) follow(ctx context.Context) (dspool.Job, error) {
 				go func() { copied <- f.copy(ctx, "stderr", f.a.Stderr) }()
 			}
 		case err := <-copied:
-			if copies--; err != nil {
+			copies--
+			if errors.Is(err, syscall.EPIPE) {
+				line.Stop()
+				return job, f.unread(ctx)
+			}
+			if err != nil {
 				return job, fmt.Errorf("read output of job %d: %w", f.id, err)
 			}
 		case sig := <-f.signals:
@@ -145,6 +151,16 @@ func (f *follower) signalled(ctx context.Context, sig os.Signal) error {
 		return fmt.Errorf("cancel job %d: %w", f.id, err)
 	}
 	return nil
+}
+
+// unread cancels a job whose output nobody reads any more, as the kernel would end a program
+// that ran here: `dspool run -- yes | head`.
+func (f *follower) unread(ctx context.Context) error {
+	f.a.say("dspool: nobody reads the output any more: cancelling job %d", f.id)
+	if _, err := f.c.CancelJob(ctx, f.id); err != nil {
+		return fmt.Errorf("cancel job %d: %w", f.id, err)
+	}
+	return &exit{code: signalCode(syscall.SIGPIPE)}
 }
 
 // ask asks until there is an answer. Another signal is the answer "cancel", the end of input "detach".

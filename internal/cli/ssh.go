@@ -31,7 +31,7 @@ type entrance struct {
 // words that go into ssh's configuration and command line: no blanks, quotes, wildcards, tokens, and no
 // hyphen first. What a server or a user says differently is refused, never escaped.
 var (
-	hostWord = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.:_-]{0,252}$`)
+	hostWord = regexp.MustCompile(`^[A-Za-z0-9:][A-Za-z0-9.:_-]{0,252}$`)
 	portWord = regexp.MustCompile(`^[1-9][0-9]{0,4}$`)
 	userWord = regexp.MustCompile(`^[a-z][a-z0-9-]{0,31}(\+[a-z][a-z0-9-]{0,31})?$`)
 )
@@ -105,20 +105,28 @@ func (e *entrance) place(c *client.Client, door dspool.Door, address string) err
 	}
 	ip := net.ParseIP(listen)
 	everywhere := listen == "" || ip != nil && ip.IsUnspecified()
+	server := c.Host()
+	near := server == "" || server == "localhost" || isLoopback(server) // this is the server's host
 	switch {
 	case address != "":
 		e.host = address
-	case c.Host() == "" && everywhere: // the server's socket: this is its host
+	case everywhere && server == "":
 		e.host = "localhost"
-	case c.Host() == "":
+	case everywhere:
+		e.host = server
+	case isLoopback(listen) && !near:
+		return dspool.Errorf(dspool.Unavailable, "the door at %s can only be reached on the server's host", clean(door.Listen)).WithHint("log in there, or name the address that leads to it with --address")
+	case near || net.ParseIP(server) != nil:
 		e.host = listen
-	default:
-		e.host = c.Host()
-		if here := net.ParseIP(e.host); ip != nil && ip.IsLoopback() && e.host != "localhost" && (here == nil || !here.IsLoopback()) {
-			return dspool.Errorf(dspool.Unavailable, "the door at %s can only be reached on the server's host", door.Listen).WithHint("log in there, or name the address that leads to it with --address")
-		}
+	default: // a name says more than an address, and stays when the address does not
+		e.host = server
 	}
 	return nil
+}
+
+func isLoopback(host string) bool {
+	ip := net.ParseIP(host)
+	return ip != nil && ip.IsLoopback()
 }
 
 // trust takes the authorities of the doors out of the server's known_hosts lines and writes them anew for

@@ -61,6 +61,19 @@ func TestSSHIsGivenAddressUserAndKeys(t *testing.T) {
 			}
 		})
 	}
+	t.Run("a door at one address is met there", func(t *testing.T) {
+		t.Parallel()
+		for listen, want := range map[string]string{"127.9.9.9:2222": "127.9.9.9", "[::1]:2222": "::1", "192.0.2.7:2222": "192.0.2.7", "0.0.0.0:2222": "localhost"} {
+			o := openOffice(t)
+			o.byName()
+			o.doors[0].Listen = listen
+			var ran []string
+			o.in(t, t.TempDir(), &ran).must(t, "ssh")
+			if ran[len(ran)-1] != want {
+				t.Errorf("%s: %v", listen, ran)
+			}
+		}
+	})
 	t.Run("an address without a certificate is checked by a name that has one", func(t *testing.T) {
 		t.Parallel()
 		o, home := openOffice(t), t.TempDir()

@@ -4,8 +4,10 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/signal"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -75,7 +77,8 @@ code. Nothing is read from stdin. The command runs without a shell, in its own
 directory on the share of jobs, where stdout.txt and stderr.txt stay.
 
 Ctrl-C asks whether to cancel the job or to detach from it; a second Ctrl-C
-cancels. Where there is no terminal, Ctrl-C and SIGTERM cancel.`,
+cancels. Where there is no terminal, Ctrl-C and SIGTERM cancel, and so does a
+pipe whose reader has gone.`,
 		"dspool run -- python -c 'print(6*7)'\ndspool run --pool batch --cpus 2 --memory 4GiB -- python train.py --epochs 3\ndspool run --env SEED=1 --env HF_TOKEN --time-limit 2h -- sh -c 'echo $SEED'",
 		positional(1, -1), a.with(func(ctx context.Context, c *client.Client, args []string) error {
 			req, err := a.request(&f, args)
@@ -136,6 +139,9 @@ func (a *app) submitAndFollow(ctx context.Context, c *client.Client, req api.Sub
 	// From here on a signal is a question about the job, also while it is being submitted.
 	signals, release := a.interrupts()
 	defer release()
+	if run && a.Signals == nil {
+		signal.Ignore(syscall.SIGPIPE) // so that writing says that nobody reads; see unread
+	}
 	job, early, err := submit(ctx, c, req, signals)
 	if err != nil {
 		return err
