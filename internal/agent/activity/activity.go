@@ -25,6 +25,8 @@ type Process struct {
 	Leader      int  // process id of its session's leader
 	Terminal    string
 	CPU         time.Duration // used so far
+	// Hidden says that only PID is known, as of sshd's processes and of ssh-agent.
+	Hidden bool
 }
 
 // Terminal is one of the user's.
@@ -128,7 +130,7 @@ var shells = []string{"bash", "sh", "dash", "zsh", "fish", "ksh", "mksh", "ash",
 
 // standsBy says that a process by itself is no sign of life.
 func standsBy(p Process) bool {
-	return p.State == 'Z' || p.State == 'X' || slices.Contains(helpers, p.Name) || waitingShell(p)
+	return p.Hidden || p.State == 'Z' || p.State == 'X' || slices.Contains(helpers, p.Name) || waitingShell(p)
 }
 
 // waitingShell is a shell that reads commands from its terminal or from its other end, not
@@ -151,6 +153,7 @@ func waitingShell(p Process) bool {
 
 // where says how a living process hangs on to the machine.
 func where(p Process, byPID map[int]Process) string {
+	connected := false
 	for q, n := p, 0; n < 64; n++ {
 		parent, ok := byPID[q.Parent]
 		if !ok {
@@ -161,23 +164,22 @@ func where(p Process, byPID map[int]Process) string {
 			return "runs in tmux"
 		case "SCREEN", "screen":
 			return "runs in screen"
+		case "sshd", "sshd-session":
+			connected = true
 		}
+		connected = connected || parent.Hidden // sshd, most likely
 		q = parent
 	}
-	if _, there := byPID[p.Leader]; !there || p.Terminal == "" && p.Leader == p.PID {
-		return "runs in the background"
+	_, leader := byPID[p.Leader]
+	switch {
+	case p.Terminal != "" && leader && p.State == 'T':
+		return "is stopped on terminal " + p.Terminal
+	case p.Terminal != "" && leader:
+		return "runs on terminal " + p.Terminal
+	case connected:
+		return "runs on a connection"
 	}
-	if p.State == 'T' {
-		return "is stopped on " + orConnection(p.Terminal)
-	}
-	return "runs on " + orConnection(p.Terminal)
-}
-
-func orConnection(terminal string) string {
-	if terminal == "" {
-		return "a connection"
-	}
-	return "terminal " + terminal
+	return "runs in the background"
 }
 
 // title is what people call the program: of an interpreter also the script.

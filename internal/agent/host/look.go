@@ -76,10 +76,14 @@ func snapshot(s initd.SessionStatus) activity.Snapshot {
 	shot.Processes = seen
 	if len(unseen) > 0 {
 		_ = asuser.Cred{UID: s.UID, GID: s.GID}.Do(func() error {
-			more, _ := activity.Processes(unseen)
+			var more []activity.Process
+			more, unseen = activity.Processes(unseen)
 			shot.Processes = append(shot.Processes, more...)
 			return nil
 		})
+		for _, pid := range unseen {
+			shot.Processes = append(shot.Processes, activity.Process{PID: pid, Hidden: true})
+		}
 	}
 	return shot
 }

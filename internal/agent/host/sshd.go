@@ -80,7 +80,8 @@ func (h *Host) Trust(ctx context.Context, authority string) error {
 	}
 	sum := sha256.Sum256([]byte(config))
 	err = h.cfg.Init.Serve(ctx, initd.Service{
-		Name: sshService, Command: []string{h.cfg.Sshd, "-D", "-e", "-f", h.sshConfig()}, Version: hex.EncodeToString(sum[:8]),
+		Name: sshService, Version: hex.EncodeToString(sum[:8]),
+		Command: []string{"/bin/sh", "-c", scored, h.cfg.Sshd, "-D", "-e", "-f", h.sshConfig()},
 	})
 	if err != nil {
 		return fromInit(err)
@@ -90,6 +91,10 @@ func (h *Host) Trust(ctx context.Context, authority string) error {
 	h.trusted = true
 	return nil
 }
+
+// scored starts a program whose children the kernel chooses before anything of the machine's
+// own when memory runs out. sshd's hide from root in /proc, so that it cannot be told later.
+const scored = `echo 500 >/proc/self/oom_score_adj; exec "$0" "$@"`
 
 func (h *Host) sshConfig() string { return filepath.Join(h.cfg.Dir, "sshd_config") }
 
@@ -124,7 +129,6 @@ exec 2>/dev/null
 while IFS= read -r file; do
 	echo "$PPID" >"$file" || exit 1
 done <"%[1]s/join/$PAM_USER" || exit 1
-echo 500 >"/proc/$PPID/oom_score_adj"
 while IFS= read -r line; do
 	echo "$line"
 done <"%[1]s/motd/$PAM_USER"
