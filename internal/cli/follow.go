@@ -78,7 +78,7 @@ func (f *follower) follow(ctx context.Context) (dspool.Job, error) {
 			copies--
 			if errors.Is(err, syscall.EPIPE) {
 				line.Stop()
-				return job, f.unread(ctx)
+				return job, f.unread(ctx, job)
 			}
 			if err != nil {
 				return job, fmt.Errorf("read output of job %d: %w", f.id, err)
@@ -155,12 +155,16 @@ func (f *follower) signalled(ctx context.Context, sig os.Signal) error {
 
 // unread cancels a job whose output nobody reads any more, as the kernel would end a program
 // that ran here: `dspool run -- yes | head`.
-func (f *follower) unread(ctx context.Context) error {
+func (f *follower) unread(ctx context.Context, job dspool.Job) error {
+	end := &exit{code: signalCode(syscall.SIGPIPE)}
+	if job.State.Ended() {
+		return end
+	}
 	f.a.say("dspool: nobody reads the output any more: cancelling job %d", f.id)
 	if _, err := f.c.CancelJob(ctx, f.id); err != nil {
 		return fmt.Errorf("cancel job %d: %w", f.id, err)
 	}
-	return &exit{code: signalCode(syscall.SIGPIPE)}
+	return end
 }
 
 // ask asks until there is an answer. Another signal is the answer "cancel", the end of input "detach".

@@ -201,6 +201,27 @@ func TestRunStreamsBothOutputsAndEndsWithTheExitCode(t *testing.T) {
 	}
 }
 
+// closedPipe is a stdout whose reader has gone.
+type closedPipe struct{}
+
+func (closedPipe) Write([]byte) (int, error) { return 0, &os.PathError{Op: "write", Path: "|1", Err: syscall.EPIPE} }
+
+func TestRunCancelsAJobWhoseOutputNobodyReads(t *testing.T) {
+	t.Parallel()
+	f, cancelled := newFakeJob(), false
+	f.change(running)
+	f.out["stdout"] = "y\ny\n"
+	f.onCancel = func(f *fakeJob) { cancelled = true; f.job.Cancelling = true }
+	p := start(t, f.ServeHTTP)
+	p.Stdout = closedPipe{}
+	code := p.run(t, "run", "--", "yes")
+	f.change(func(f *fakeJob) {
+		if code != 141 || !cancelled || !strings.Contains(p.err.String(), "cancelling job 7") {
+			t.Errorf("code %d, cancelled %v: %s", code, cancelled, p.err.String())
+		}
+	})
+}
+
 func TestRunExitCodes(t *testing.T) {
 	t.Parallel()
 	for claim, tt := range map[string]struct {
