@@ -9,6 +9,9 @@ type hub struct {
 	topics map[string]chan struct{}
 }
 
+// maxTopics is how many topics are waited for at most; one more wakes everybody.
+const maxTopics = 10_000
+
 func newHub() *hub { return &hub{topics: map[string]chan struct{}{}} }
 
 // wait returns a channel that is closed at the topic's next wake. Take it before
@@ -18,6 +21,13 @@ func (h *hub) wait(topic string) <-chan struct{} {
 	defer h.mu.Unlock()
 	ch, ok := h.topics[topic]
 	if !ok {
+		// A topic that is never woken again, such as that of a job that has ended, would stay for ever.
+		if len(h.topics) >= maxTopics {
+			for _, old := range h.topics {
+				close(old)
+			}
+			clear(h.topics)
+		}
 		ch = make(chan struct{})
 		h.topics[topic] = ch
 	}

@@ -53,17 +53,40 @@ func (c *Control) Jobs(ctx context.Context, who auth.Subject, q JobQuery) (api.L
 	}
 	q.Limit = pageSize(q.Limit)
 	return list, c.Store.Read(ctx, func(tx *store.Tx) error {
-		rows, err := tx.Jobs(store.JobFilter{User: q.User, Pool: q.Pool, States: q.States, Before: q.Before, Limit: q.Limit + 1})
-		for i, r := range rows {
-			if i == q.Limit {
-				list.More = true
-				break
+		size := 0
+		for {
+			rows, err := tx.Jobs(store.JobFilter{User: q.User, Pool: q.Pool, States: q.States, Before: q.Before, Limit: 100})
+			if err != nil {
+				return err
 			}
-			r.Reason = discreet(who, r.Reason)
-			list.Items = append(list.Items, r.Job)
+			for _, r := range rows {
+				if list.More = len(list.Items) == q.Limit || size > jobsBytes; list.More {
+					return nil
+				}
+				size += specSize(r.Spec)
+				r.Reason = discreet(who, r.Reason)
+				list.Items = append(list.Items, r.Job)
+				q.Before = r.ID
+			}
+			if len(rows) < 100 {
+				return nil
+			}
 		}
-		return err
 	})
+}
+
+// jobsBytes bounds the commands and environments in one listing: a job may have a quarter of a MiB.
+const jobsBytes = 16 << 20
+
+func specSize(s dspool.JobSpec) int {
+	n := 0
+	for _, arg := range s.Command {
+		n += len(arg)
+	}
+	for k, v := range s.Env {
+		n += len(k) + len(v)
+	}
+	return n
 }
 
 // pageSize keeps a listing's length within bounds; 0 asks for the usual length.

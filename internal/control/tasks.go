@@ -68,24 +68,35 @@ func unplaced(job store.JobRow, set dspool.IndexSet, q TaskQuery) (tasks []dspoo
 	return tasks
 }
 
-// neverPlaced makes the tasks that were cancelled while they were still pending.
+// neverPlaced makes the tasks that were cancelled while they were still pending: those of the
+// array that were never placed.
 func neverPlaced(tx *store.Tx, job store.JobRow, q TaskQuery) (tasks []dspool.Task, err error) {
 	if !job.Cancelling {
 		return nil, nil
-	}
-	placed, err := tx.Tasks(job.ID, store.TaskFilter{After: -1, Limit: dspool.MaxArray})
-	if err != nil {
-		return nil, err
 	}
 	all, err := dspool.ParseIndexSet(cmp.Or(job.Spec.Array, "0"))
 	if err != nil {
 		return nil, err
 	}
+	const page = 4096 // of placed ones read at a time: there may be millions
+	var placed []dspool.Task
+	last, more := q.After, true
 	for i := range all.All {
+		if i <= q.After {
+			continue
+		}
+		for more && (len(placed) == 0 || placed[len(placed)-1].Index < i) {
+			if placed, err = tx.Tasks(job.ID, store.TaskFilter{After: last, Limit: page}); err != nil {
+				return nil, err
+			}
+			if more = len(placed) == page; len(placed) > 0 {
+				last = placed[len(placed)-1].Index
+			}
+		}
 		for len(placed) > 0 && placed[0].Index < i {
 			placed = placed[1:]
 		}
-		if i <= q.After || (len(placed) > 0 && placed[0].Index == i) {
+		if len(placed) > 0 && placed[0].Index == i {
 			continue
 		}
 		if len(tasks) > q.Limit {

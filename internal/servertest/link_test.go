@@ -279,9 +279,9 @@ func TestAgentLinkAttacks(t *testing.T) {
 			job := s.MustSubmit(dspool.JobSpec{Command: []string{"true"}})
 			r := s.joined("batch-1")
 			a := s.placed(r)
-			for _, rep := range lie.reports {
+			for i, rep := range lie.reports {
 				rep.ID = a.ID
-				if status := r.report(rep); status != 204 {
+				if status := r.report(rep); status != 204 && (i == 0 || status != 401) { // once its task has ended, the machine may be gone
 					t.Errorf("report %s: %d", rep.State, status)
 				}
 			}
