@@ -268,7 +268,7 @@ func TestTLS(t *testing.T) {
 	if err := status(client.Options{URL: s.URL, CA: ca}); err != nil {
 		t.Errorf("with the authority: %v", err)
 	}
-	if err := status(client.Options{URL: s.URL}); err == nil || !strings.Contains(err.Error(), "name it in DSPOOL_CA") {
+	if err := status(client.Options{URL: s.URL}); err == nil || !strings.Contains(err.Error(), "name in DSPOOL_CA a file") {
 		t.Errorf("without the authority: %v", err)
 	}
 	if err := status(client.Options{URL: s.URL, CA: []byte("x")}); dspool.ErrorCode(err) != dspool.Invalid {

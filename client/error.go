@@ -59,7 +59,7 @@ func (c *Client) refused(resp *http.Response) error {
 		e.Hint = "is a dspool server at that address?"
 	}
 	if e.Code == dspool.Unauthenticated && p.Hint == "" && !strings.HasSuffix(resp.Request.URL.Path, "/api/v1/login") {
-		e.Hint = "put a valid token into DSPOOL_TOKEN; `dspool token create` makes one"
+		e.Hint = "log in with `dspool login`, or put a valid token into DSPOOL_TOKEN"
 	}
 	return &Error{Status: resp.StatusCode, Problems: p.Errors, err: e}
 }
@@ -106,10 +106,10 @@ func (c *Client) unreachable(ctx context.Context, err error) error {
 	switch {
 	case errors.Is(err, fs.ErrPermission):
 		return dspool.Errorf(dspool.Forbidden, "this account may not use %s", c.where).
-			WithHint("run as root, or set DSPOOL_URL and DSPOOL_TOKEN")
+			WithHint("run as root, or log in with `dspool login --url URL`")
 	case errors.As(err, &cert):
 		return dspool.Errorf(dspool.Forbidden, "the certificate of %s is not to be trusted: %w", c.where, cert.Err).
-			WithHint("save what `dspool ca` prints on the server's host to a file and name it in DSPOOL_CA")
+			WithHint("log in with `dspool login`, which asks whether to trust it, or name in DSPOOL_CA a file with what `dspool ca` prints on the server's host")
 	case errors.As(err, &record), strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):
 		return dspool.Errorf(dspool.Invalid, "%s does not speak TLS", c.where).WithHint("is a dspool server at that address?")
 	case errors.As(err, &op) && op.Op == "dial":

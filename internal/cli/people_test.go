@@ -1,6 +1,7 @@
 package cli_test
 
 import (
+	"crypto/rand"
 	"encoding/json"
 	"io"
 	"net/http"
@@ -12,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/crypto/ssh"
 
 	"github.com/dspool/dspool"
 	"github.com/dspool/dspool/api"
@@ -167,6 +169,17 @@ func TestKeys(t *testing.T) {
 			d.wants(t, p, "")
 		})
 	}
+	t.Run("a certificate is no key", func(t *testing.T) {
+		t.Parallel()
+		cert := &ssh.Certificate{Key: newSigner(t).PublicKey(), CertType: ssh.UserCert, ValidPrincipals: []string{"ada"}, ValidBefore: ssh.CertTimeInfinity}
+		if err := cert.SignCert(rand.Reader, newSigner(t)); err != nil {
+			t.Fatal(err)
+		}
+		d := &desk{who: api.Whoami{User: "ada"}}
+		p := start(t, d.ServeHTTP)
+		p.refused(t, "is a certificate, which needs no adding", "user", "add", "bob", "--key", file(t, string(ssh.MarshalAuthorizedKey(cert))))
+		d.wants(t, p, "")
+	})
 	t.Run("the host's root says whose", func(t *testing.T) {
 		t.Parallel()
 		d := &desk{}

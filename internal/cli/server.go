@@ -150,7 +150,7 @@ file are reported at once, each with its line, and then nothing is changed. User
 that the file does not name stay. FILE - is standard input.`,
 		"dspool apply team.yaml --dry-run\ndspool apply team.yaml", positional(1, 1),
 		a.with(func(ctx context.Context, c *client.Client, args []string) error {
-			req, err := a.readConfig(args[0])
+			req, err := a.readConfig(args[0], c.Host() != "")
 			if err != nil {
 				return err
 			}
@@ -173,7 +173,8 @@ that the file does not name stay. FILE - is standard input.`,
 // maxConfig keeps a wrong file name from reading a disk image.
 const maxConfig = 4 << 20
 
-func (a *app) readConfig(name string) (api.ApplyRequest, error) {
+// readConfig reads a configuration for this host's server or one elsewhere.
+func (a *app) readConfig(name string, elsewhere bool) (api.ApplyRequest, error) {
 	req := api.ApplyRequest{Name: filepath.Base(name)}
 	var in io.Reader = a.Stdin
 	if name == "-" {
@@ -198,7 +199,7 @@ func (a *app) readConfig(name string) (api.ApplyRequest, error) {
 		return req, dspool.Errorf(dspool.Invalid, "%s is longer than %s", clean(name), dspool.FormatBytes(maxConfig)).WithHint("is it the right file?")
 	}
 	req.Text = string(text)
-	if a.stateDir == "" && a.getenv("DSPOOL_URL") != "" {
+	if elsewhere {
 		req.Dir = "" // a directory of this host says nothing to another
 	}
 	return req, nil

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"os"
 	"strings"
@@ -11,7 +10,6 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/dspool/dspool"
-	"github.com/dspool/dspool/api"
 	"github.com/dspool/dspool/client"
 )
 
@@ -117,7 +115,11 @@ func (a *app) publicKeys(arg string) ([]string, error) {
 		if line == "" || strings.HasPrefix(line, "#") {
 			continue
 		}
-		if _, _, _, _, err := ssh.ParseAuthorizedKey([]byte(line)); err != nil {
+		key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(line))
+		if _, is := key.(*ssh.Certificate); is {
+			return nil, dspool.Errorf(dspool.Invalid, "line %d of %s is a certificate, which needs no adding", n, where).WithHint("give the public key, whose file does not end in -cert.pub")
+		}
+		if err != nil {
 			return nil, dspool.Errorf(dspool.Invalid, "line %d of %s is no public key", n, where).WithHint("a line of a .pub file begins like ssh-ed25519 AAAA…")
 		}
 		keys = append(keys, line)
@@ -179,90 +181,4 @@ func (a *app) userKeyRemove() *cobra.Command {
 		return words(l, err, func(k dspool.UserKey) (string, string) { return k.Fingerprint, k.Comment })
 	})
 	return a.whose(cmd, &user)
-}
-
-func (a *app) userPassword() *cobra.Command {
-	var stdin, remove bool
-	cmd := command("password [NAME]", "Set a password, for doors and for dspool login",
-		`Without NAME it is your own. It is asked for twice, and the old one before, where it is needed:
-everybody but administrators proves who they are. With --stdin it is one line of stdin, and
-the old one, where it is needed, the line before.`,
-		"dspool user password\ndspool user password ada --stdin < password.txt\ndspool user password ada --remove", positional(0, 1), nil)
-	cmd.RunE = a.with(func(ctx context.Context, c *client.Client, args []string) error {
-		if stdin && remove {
-			return badUsage(cmd, "--remove takes no password from stdin")
-		}
-		who, err := c.Whoami(ctx)
-		if err != nil {
-			return err
-		}
-		name, err := a.nameOrOwn(ctx, c, args)
-		if err != nil {
-			return err
-		}
-		req, err := a.passwordRequest(ctx, c, name, who, stdin, remove)
-		if err != nil {
-			return err
-		}
-		if err := c.SetPassword(ctx, name, req); err != nil {
-			return err
-		}
-		a.say("password of user %s is %s", clean(name), map[bool]string{true: "removed", false: "set"}[remove])
-		return nil
-	})
-	cmd.Flags().BoolVar(&stdin, "stdin", false, "read it from stdin instead of asking")
-	cmd.Flags().BoolVar(&remove, "remove", false, "leave the user without a password")
-	cmd.ValidArgsFunction = a.completion(1, userNames)
-	return cmd
-}
-
-func (a *app) passwordRequest(ctx context.Context, c *client.Client, name string, who api.Whoami, stdin, remove bool) (req api.PasswordRequest, err error) {
-	u, err := c.User(ctx, name)
-	if err != nil {
-		return req, err
-	}
-	if !who.Admin && u.HasPassword {
-		if stdin {
-			req.Old, err = a.line(ctx)
-		} else {
-			req.Old, err = a.secret(ctx, "old password of "+name)
-		}
-		if err != nil {
-			return req, err
-		}
-	}
-	switch {
-	case remove:
-		return req, nil
-	case stdin:
-		req.New, err = a.line(ctx)
-	default:
-		req.New, err = a.newSecret(ctx, name)
-	}
-	if err == nil && req.New == "" {
-		err = dspool.Errorf(dspool.Invalid, "an empty password is none").WithHint("%s", fmt.Sprintf("dspool user password %s --remove leaves the user without one", clean(name)))
-	}
-	return req, err
-}
-
-func (a *app) group() *cobra.Command {
-	return group("group", "Look at groups of people", a.groupList())
-}
-
-func (a *app) groupList() *cobra.Command {
-	var form string
-	type set = dspool.Group
-	return listOutput(command("list", "List groups and who is in them", "`dspool user set NAME --group GROUP` makes a group and puts a user into it.", "dspool group list", positional(0, 0),
-		a.with(func(ctx context.Context, c *client.Client, _ []string) error {
-			l, err := c.Groups(ctx)
-			if err != nil {
-				return err
-			}
-			return list(a, form, l.Items, "no groups: `dspool user set NAME --group GROUP` makes one", []column[set]{
-				{name: "GROUP", text: func(g set) string { return g.Name }},
-				{name: "ID", text: func(g set) string { return fmt.Sprint(g.GID) }, right: true},
-				{name: "MEMBERS", text: func(g set) string { return strings.Join(g.Members, " ") }},
-				{name: "CREATED", text: func(g set) string { return a.ago(g.Created) }, raw: func(g set) string { return rawTime(&g.Created) }},
-			}...)
-		})), &form)
 }
