@@ -297,6 +297,33 @@ func TestRulesComeBackWhenSomebodyFlushesThem(t *testing.T) {
 	}
 }
 
+func TestBridgeComesBackWhenSomebodyRemovesIt(t *testing.T) {
+	if !inWorld(t) {
+		return
+	}
+	n := open(t, "0a0b0c0e")
+	serveHost(t, at(n.Gateway(), agentPort))
+	a := machine(t, n, "m-1", false)
+	bridge, err := netlink.LinkByName("dsp0a0b0c0e")
+	must(t, err)
+	for range 3 {
+		must(t, netlink.LinkDel(bridge))
+		waitFor(t, "the bridge with its address", func() bool {
+			if bridge, err = netlink.LinkByName("dsp0a0b0c0e"); err != nil {
+				return false
+			}
+			addrs, err := netlink.AddrList(bridge, netlink.FAMILY_V4)
+			return err == nil && len(addrs) == 1 && addrs[0].IP.String() == n.Gateway().String()
+		})
+		waitFor(t, "the machine's route", func() bool {
+			c, err := a.dial(at(n.Gateway(), agentPort))
+			return err == nil && c.echo() == nil
+		})
+		machine(t, n, "m-2", false).mustReach(at(n.Gateway(), agentPort))
+		must(t, n.Unplug(t.Context(), "m-2"))
+	}
+}
+
 // waitFor polls until ok; the limit names a failure, not a pace.
 func waitFor(t *testing.T, what string, ok func() bool) {
 	t.Helper()

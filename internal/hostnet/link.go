@@ -183,7 +183,12 @@ func (w *wire) outside(name, alias string, addr netip.Addr, inner []byte) error 
 	if err := w.h.NeighSet(neighbour(index, addr, inner)); err != nil {
 		return fmt.Errorf("make neighbour %s: %w", addr, err)
 	}
-	err = w.h.RouteReplace(&netlink.Route{LinkIndex: index, Dst: hostNet(addr), Scope: netlink.SCOPE_LINK,
+	return w.route(index, addr)
+}
+
+// route makes the one route to a machine. It names the gateway's address, and goes with it.
+func (w *wire) route(veth int, addr netip.Addr) error {
+	err := w.h.RouteReplace(&netlink.Route{LinkIndex: veth, Dst: hostNet(addr), Scope: netlink.SCOPE_LINK,
 		Src: w.gateway.AsSlice(), Protocol: unix.RTPROT_STATIC})
 	if err != nil {
 		return fmt.Errorf("make route to %s: %w", addr, err)

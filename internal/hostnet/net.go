@@ -37,6 +37,7 @@ type Net struct {
 	nft     *nftables.Conn
 	dns     *dnsServer
 	watcher *watcher
+	unwatch func() // ends keepBridge
 
 	mu       sync.RWMutex // guards the rest and nft
 	machines map[string]record
@@ -98,6 +99,9 @@ func Open(ctx context.Context, o Options) (_ *Net, err error) {
 		return nil, err
 	}
 	if n.watcher, err = watch(n); err != nil {
+		return nil, err
+	}
+	if n.unwatch, err = keepBridge(n); err != nil {
 		return nil, err
 	}
 	// Only now: what could be forwarded meets the rules.
@@ -182,6 +186,9 @@ func (n *Net) release() error {
 	var errs []error
 	if n.watcher != nil {
 		n.watcher.stop()
+	}
+	if n.unwatch != nil {
+		n.unwatch()
 	}
 	if n.dns != nil {
 		errs = append(errs, n.dns.close())
