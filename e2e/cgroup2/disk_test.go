@@ -27,6 +27,9 @@ func baseDisk(t *testing.T, cache string) (file, key string) {
 	if _, err := os.Stat(file); !errors.Is(err, fs.ErrNotExist) {
 		return file, recipe.Key()
 	}
+	if _, err := exec.LookPath("mke2fs"); err != nil {
+		t.Skip("NOT TESTED: no mke2fs: apt-get install e2fsprogs")
+	}
 	store, err := image.NewStore(cmp.Or(os.Getenv("DSPOOL_TEST_CACHE"), image.DefaultCache), image.Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -38,13 +41,17 @@ func baseDisk(t *testing.T, cache string) (file, key string) {
 	if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	tmp := file + ".tmp"
-	mke2fs := exec.CommandContext(t.Context(), "mke2fs", "-q", "-F", "-t", "ext4", "-d", filepath.Dir(built.Dir), tmp, diskSize)
+	f, err := os.CreateTemp(filepath.Dir(file), "tmp-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	defer os.Remove(f.Name()) // nothing when it was renamed
+	mke2fs := exec.CommandContext(t.Context(), "mke2fs", "-q", "-F", "-t", "ext4", "-d", filepath.Dir(built.Dir), f.Name(), diskSize)
 	if out, err := mke2fs.CombinedOutput(); err != nil {
-		os.Remove(tmp)
 		t.Fatalf("mke2fs: %v: %s", err, out)
 	}
-	if err := os.Rename(tmp, file); err != nil {
+	if err := os.Rename(f.Name(), file); err != nil {
 		t.Fatal(err)
 	}
 	return file, recipe.Key()

@@ -76,7 +76,6 @@ func inRoot(r *reporter) {
 		return out
 	})
 	limited(r, s)
-	trees(r, s)
 	pids(r, s)
 	restarted(r, s)
 	sound(r, s)
