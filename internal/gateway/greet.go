@@ -74,7 +74,7 @@ func greet(c net.Conn) (*outerConn, *algorithms, error) {
 	if err := readVersion(r); err != nil {
 		return nil, nil, err
 	}
-	out := &outerConn{Conn: c, greeted: true}
+	out := &outerConn{Conn: newBulkConn(c), greeted: true}
 	deadline := time.Now().Add(kexWait)
 	_ = c.SetReadDeadline(deadline)
 	offer, err := readKexInit(r)

@@ -90,7 +90,7 @@ func loginMachine(ctx context.Context, address string, config *ssh.ClientConfig)
 			unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(userTimeout.Milliseconds()))
 		})
 	}
-	conn, chans, reqs, err := ssh.NewClientConn(c, address, config)
+	conn, chans, reqs, err := ssh.NewClientConn(newBulkConn(c), address, config)
 	if err != nil {
 		c.Close()
 		return nil, err

@@ -216,8 +216,12 @@ func (s *stub) connections(w http.ResponseWriter, r *http.Request) {
 
 // on places every session on one machine.
 func on(m *machine) func(api.OpenSession, func(api.SessionStep)) api.SessionStep {
+	return onSession(m, 7)
+}
+
+func onSession(m *machine, id int64) func(api.OpenSession, func(api.SessionStep)) api.SessionStep {
 	return func(api.OpenSession, func(api.SessionStep)) api.SessionStep {
-		return api.SessionStep{Session: 7, Message: m.name, Ready: m.access()}
+		return api.SessionStep{Session: id, Message: m.name, Ready: m.access()}
 	}
 }
 
