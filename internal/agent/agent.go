@@ -78,6 +78,7 @@ const (
 	refusedAgain = time.Minute
 	maxBatch     = 500
 	maxStarters  = 8
+	firstLook    = time.Second     // from the opening of a session: the user has begun by then
 	lastWord     = 2 * time.Second // for reporting what is left when the agent is told to end
 )
 

@@ -17,6 +17,7 @@ type seats struct {
 	byID    map[int64]*seat // not settled
 	settled idSet           // so that an old answer never opens them again
 	wake    chan struct{}   // the server must hear of something
+	fresh   chan struct{}   // a session has just opened
 }
 
 // seat is one session on this machine.
@@ -33,7 +34,7 @@ type seat struct {
 }
 
 func newSeats() *seats {
-	return &seats{byID: map[int64]*seat{}, settled: idSet{}, wake: make(chan struct{}, 1)}
+	return &seats{byID: map[int64]*seat{}, settled: idSet{}, wake: make(chan struct{}, 1), fresh: make(chan struct{}, 1)}
 }
 
 // direct takes in directives and returns the seats that need a goroutine. whole says that they
@@ -101,6 +102,7 @@ func (t *seats) opened(s *seat, want api.SessionDirective) {
 	if s.report.State == "" {
 		s.report.State = dspool.SessionOpen
 		t.tell(s)
+		signal(t.fresh)
 	}
 }
 

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/dspool/dspool"
 	"github.com/dspool/dspool/api"
@@ -98,7 +99,7 @@ func (a *Agent) closeSeat(ctx context.Context, s *seat, want api.SessionDirectiv
 
 // watchSessions looks what lives in sessions until ctx is done.
 func (a *Agent) watchSessions(ctx context.Context) {
-	for sleep(ctx, a.cfg.LookEvery) {
+	for a.awaitLook(ctx) {
 		list, err := a.cfg.Host.Sessions(ctx)
 		if err != nil {
 			if ctx.Err() == nil {
@@ -107,6 +108,21 @@ func (a *Agent) watchSessions(ctx context.Context) {
 			continue
 		}
 		a.seat(ctx, a.seats.seen(list))
+	}
+}
+
+// awaitLook waits until it is time for a look: at intervals, and soon after a session has
+// opened. It returns false when ctx is done.
+func (a *Agent) awaitLook(ctx context.Context) bool {
+	timer := time.NewTimer(a.cfg.LookEvery)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-a.seats.fresh:
+		return sleep(ctx, min(firstLook, a.cfg.LookEvery))
+	case <-ctx.Done():
+		return false
 	}
 }
 

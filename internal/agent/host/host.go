@@ -33,6 +33,8 @@ type Config struct {
 	State string // of the host key, on the machine's own disk; /var/lib/dspool-agent unless set
 	Etc   string // where the PAM service and sudoers go; /etc unless set
 	Sshd  string // /usr/sbin/sshd unless set
+	Port  int    // of sshd; 22 unless set
+	Empty string // directory for sshd's part without rights; /run/sshd unless set
 	Grace time.Duration
 	Log   *slog.Logger
 }
@@ -83,11 +85,14 @@ type look struct {
 // New returns a host that has done nothing yet.
 func New(cfg Config) *Host {
 	for field, value := range map[*string]string{
-		&cfg.Dir: "/run/dspool-ssh", &cfg.State: "/var/lib/dspool-agent", &cfg.Etc: "/etc", &cfg.Sshd: "/usr/sbin/sshd",
+		&cfg.Dir: "/run/dspool-ssh", &cfg.State: "/var/lib/dspool-agent", &cfg.Etc: "/etc", &cfg.Sshd: "/usr/sbin/sshd", &cfg.Empty: "/run/sshd",
 	} {
 		if *field == "" {
 			*field = value
 		}
+	}
+	if cfg.Port == 0 {
+		cfg.Port = 22
 	}
 	if cfg.Grace == 0 {
 		cfg.Grace = initd.DefaultGrace

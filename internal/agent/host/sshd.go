@@ -26,7 +26,6 @@ import (
 const (
 	hostKeyFile = "ssh_host_ed25519_key"
 	sshService  = "sshd"
-	sshPort     = 22
 	// sshFailures in a row make a machine unhealthy.
 	sshFailures = 3
 )
@@ -100,7 +99,7 @@ func (h *Host) sshConfig() string { return filepath.Join(h.cfg.Dir, "sshd_config
 
 // writeSSH writes what sshd and its PAM service read, and returns sshd's configuration.
 func (h *Host) writeSSH(authority string, version float64) (string, error) {
-	for _, dir := range []string{h.cfg.Dir, filepath.Join(h.cfg.Dir, "principals"), filepath.Join(h.cfg.Dir, "join"), filepath.Join(h.cfg.Dir, "motd"), "/run/sshd", filepath.Join(h.cfg.Etc, "pam.d")} {
+	for _, dir := range []string{h.cfg.Dir, filepath.Join(h.cfg.Dir, "principals"), filepath.Join(h.cfg.Dir, "join"), filepath.Join(h.cfg.Dir, "motd"), h.cfg.Empty, filepath.Join(h.cfg.Etc, "pam.d")} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return "", err
 		}
@@ -174,7 +173,7 @@ ClientAliveInterval 0
 Compression no
 LogLevel ERROR
 PidFile none
-`, sshPort, filepath.Join(h.cfg.State, hostKeyFile), filepath.Join(h.cfg.Dir, "authority.pub"), filepath.Join(h.cfg.Dir, "principals/%u"))
+`, h.cfg.Port, filepath.Join(h.cfg.State, hostKeyFile), filepath.Join(h.cfg.Dir, "authority.pub"), filepath.Join(h.cfg.Dir, "principals/%u"))
 	if version >= 9.8 {
 		// All logins come from one address, the gateway's: what one user does wrong must not lock the others out.
 		b.WriteString("PerSourcePenalties no\n")
@@ -209,7 +208,7 @@ func (h *Host) awaitSSH(ctx context.Context) error {
 	}
 	const patience, step = 10 * time.Second, 5 * time.Millisecond
 	for end := time.Now().Add(patience); ; {
-		if listening(sshPort) {
+		if listening(h.cfg.Port) {
 			return nil
 		}
 		if time.Now().After(end) {

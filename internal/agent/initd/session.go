@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
-	"strconv"
 	"sync"
 	"time"
 
@@ -125,7 +124,7 @@ func (m *machine) makeSession(s *session, want Session) error {
 		return err
 	}
 	if s.slot == nil {
-		slot, err := m.slots.h.newSlot(slotPrefix + "user-" + strconv.Itoa(want.UID))
+		slot, err := m.slots.h.newSlot(fmt.Sprintf("%suser-%d-%d", slotPrefix, want.UID, want.ID))
 		if err != nil {
 			return fmt.Errorf("make cgroup: %w", err)
 		}
