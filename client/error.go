@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"io"
@@ -102,11 +103,15 @@ func (c *Client) unreachable(ctx context.Context, err error) error {
 	}
 	var op *net.OpError
 	var cert *tls.CertificateVerificationError
+	var name x509.HostnameError
 	var record tls.RecordHeaderError
 	switch {
 	case errors.Is(err, fs.ErrPermission):
 		return dspool.Errorf(dspool.Forbidden, "this account may not use %s", c.where).
 			WithHint("run as root, or log in with `dspool login --url URL`")
+	case errors.As(err, &name):
+		return dspool.Errorf(dspool.Forbidden, "the certificate of %s is for other names: %w", c.where, name).
+			WithHint("use one of them, or have the administrator add this one under server.names")
 	case errors.As(err, &cert):
 		return dspool.Errorf(dspool.Forbidden, "the certificate of %s is not to be trusted: %w", c.where, cert.Err).
 			WithHint("log in with `dspool login`, which asks whether to trust it, or name in DSPOOL_CA a file with what `dspool ca` prints on the server's host")

@@ -48,6 +48,7 @@ type office struct {
 
 	mu      sync.Mutex
 	asked   []string
+	secret  string
 	forged  bool // certificates are for another's key
 	expires time.Time
 }
@@ -67,7 +68,7 @@ func newSigner(t *testing.T) ssh.Signer {
 
 func openOffice(t *testing.T) *office {
 	t.Helper()
-	o := &office{userCA: newSigner(t), hostCA: newSigner(t), expires: time.Now().Add(12 * time.Hour)}
+	o := &office{secret: "dspool_SECRET", userCA: newSigner(t), hostCA: newSigner(t), expires: time.Now().Add(12 * time.Hour)}
 	o.doors = []dspool.Door{{Listen: ":2222", Protocol: dspool.ProtocolSSH, Pool: "lab"}, {Listen: "[::]:2223", Protocol: dspool.ProtocolSSH, Pool: "batch"}}
 	o.known = o.knownFor("[localhost]:2222") + o.knownFor("[pool.example.org]:2222") + o.knownFor("[localhost]:2223")
 	pub, key, err := ed25519.GenerateKey(rand.Reader)
@@ -112,7 +113,7 @@ func (o *office) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if auth := r.Header.Get("Authorization"); open && auth != "" && what == "GET /ca" {
 		refuse(500, dspool.Internal, "a token was sent where nobody needs it")
 		return
-	} else if !open && auth != "Bearer dspool_SECRET" {
+	} else if !open && auth != "Bearer "+o.secret {
 		refuse(401, dspool.Unauthenticated, "no valid token")
 		return
 	}
@@ -126,7 +127,7 @@ func (o *office) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			refuse(401, dspool.Unauthenticated, "user or password is wrong")
 			return
 		}
-		reply(w, api.Login{NewToken: api.NewToken{Token: dspool.Token{ID: "t9", User: "ada", Expires: &o.expires}, Secret: "dspool_SECRET"}, User: dspool.User{Name: "ada"}})
+		reply(w, api.Login{NewToken: api.NewToken{Token: dspool.Token{ID: "t9", User: "ada", Expires: &o.expires}, Secret: o.secret}, User: dspool.User{Name: "ada"}})
 	case "POST /ssh/certificate":
 		var req api.CertificateRequest
 		_ = json.NewDecoder(r.Body).Decode(&req)
@@ -401,6 +402,29 @@ func TestNoPasswordGoesToAServerThatIsNotTrusted(t *testing.T) {
 		p.env["USER"] = "ada"
 		p.refused(t, "would send the token in the clear", "login", "--url", "http://pool.example.org:8443")
 	})
+}
+
+func TestTheShellRunsNothingThatAServerSays(t *testing.T) {
+	t.Parallel()
+	o, home := openOffice(t), t.TempDir()
+	o.secret = "x'; touch " + home + "/ran; $(touch " + home + "/ran)\ntouch " + home + "/ran\n#"
+	p := o.at(t, home)
+	p.typed("", "correct horse")
+	// The certificate needs a token that fits into a header.
+	if code := p.run(t, "login", "--url", o.URL, "--fingerprint", o.fingerprint); code == 0 || p.out.Len() > 0 {
+		t.Errorf("code %d, stdout %q", code, p.out.String())
+	}
+	o.secret = strings.ReplaceAll(o.secret, "\n", ";")
+	p = o.at(t, home)
+	p.typed("", "correct horse")
+	p.must(t, "login", "--url", o.URL, "--fingerprint", o.fingerprint)
+	cmd := exec.Command("sh", "-c", p.out.String()+"\nprintf %s \"$DSPOOL_TOKEN\"")
+	if got, err := cmd.Output(); err != nil || string(got) != o.secret {
+		t.Errorf("%v: %q", err, got)
+	}
+	if _, err := os.Stat(home + "/ran"); err == nil {
+		t.Error("the shell ran it")
+	}
 }
 
 func TestALoginThatFailsLeavesNothing(t *testing.T) {

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -97,6 +98,10 @@ func (a *app) machineShow() *cobra.Command {
 			if form == "json" {
 				return a.json(m)
 			}
+			sessions, err := sessionsOn(ctx, c, m.Machine)
+			if err != nil {
+				return err
+			}
 			a.printf("machine %s\n", m.Name)
 			a.facts(
 				fact{"state", machineState(m.Machine)}, fact{"reason", clean(m.Reason)}, fact{"failure", clean(m.Failure)}, fact{"health", strings.TrimSuffix(string(m.Health)+": "+clean(m.HealthReason), ": ")},
@@ -109,6 +114,10 @@ func (a *app) machineShow() *cobra.Command {
 				job := column[dspool.Task]{name: "JOB", text: func(t dspool.Task) string { return strconv.FormatInt(t.Job, 10) }, right: true}
 				table(a, "  ", m.Tasks, append([]column[dspool.Task]{job}, a.taskColumns()...)...)
 			}
+			if len(sessions) > 0 {
+				a.printf("\n")
+				table(a, "  ", sessions, a.sessionColumns()...)
+			}
 			if len(m.Events) > 0 {
 				a.printf("\n")
 				table(a, "  ", m.Events, a.eventColumns()...)
@@ -117,6 +126,18 @@ func (a *app) machineShow() *cobra.Command {
 		}))
 	cmd.ValidArgsFunction = a.completion(1, machineNames)
 	return showOutput(cmd, &form)
+}
+
+// sessionsOn are the sessions on a machine that the caller may see.
+func sessionsOn(ctx context.Context, c *client.Client, m dspool.Machine) ([]dspool.Session, error) {
+	if m.State.Ended() {
+		return nil, nil
+	}
+	l, err := c.Sessions(ctx, client.SessionFilter{Pool: m.Pool, Limit: page})
+	if dspool.ErrorCode(err) == dspool.NotFound {
+		return nil, nil
+	}
+	return slices.DeleteFunc(l.Items, func(s dspool.Session) bool { return s.Machine != m.Name }), err
 }
 
 func (a *app) machineRemove() *cobra.Command {

@@ -89,6 +89,12 @@ func serveTeam(w http.ResponseWriter, r *http.Request) {
 	case "GET /whoami":
 		reply(w, api.Whoami{User: "ada"})
 	case "GET /sessions":
+		onBatch := working
+		onBatch.ID, onBatch.Machine = 2, "batch-2"
+		if r.URL.Query().Get("pool") == "batch" {
+			reply(w, api.List[dspool.Session]{Items: []dspool.Session{queued, onBatch}})
+			return
+		}
 		reply(w, api.List[dspool.Session]{Items: []dspool.Session{queued, working}, More: r.URL.Query().Get("limit") == "2"})
 	case "GET /sessions/3":
 		reply(w, api.SessionDetail{Session: working, Open: []dspool.Connection{

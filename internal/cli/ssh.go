@@ -3,6 +3,7 @@ package cli
 import (
 	"cmp"
 	"context"
+	"errors"
 	"net"
 	"path/filepath"
 	"regexp"
@@ -10,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/dspool/dspool"
 	"github.com/dspool/dspool/client"
@@ -166,6 +168,13 @@ is free, ssh waits and says for what.`,
 	text(cmd, &address, "address", "HOST", "reach the door at this name or address (default: the server's)")
 	cmd.Flags().BoolVar(&show, "print", false, "print the command instead of running it")
 	cmd.ValidArgsFunction = a.completion(1, poolNames)
+	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		var unknown *pflag.NotExistError
+		if errors.As(err, &unknown) && unknown.GetSpecifiedShortnames() != "" {
+			return badUsage(cmd, "%s has no flag -%s", cmd.CommandPath(), clean(unknown.GetSpecifiedName())).WithHint("ssh's own options come after --")
+		}
+		return flagError(cmd, err)
+	})
 	return cmd
 }
 
@@ -202,7 +211,7 @@ func (a *app) sshCommand(e entrance, rest []string) ([]string, error) {
 	if e.alias != "" {
 		argv = append(argv, "-o", "HostKeyAlias="+e.alias)
 	}
-	if key, ok := a.hasIdentity(); ok {
+	for _, key := range a.identities() {
 		if key, err = sshPath(key); err != nil {
 			return nil, err
 		}

@@ -96,9 +96,20 @@ func TestSSHIsGivenAddressUserAndKeys(t *testing.T) {
 		p := o.in(t, home, &ran)
 		p.typed("", "correct horse")
 		p.must(t, "login", "--file", "--save")
+		if err := os.WriteFile(home+"/.ssh/id_rsa", nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		named := func(name string) bool {
+			return slices.Contains(ran, "IdentityFile=\""+strings.ReplaceAll(home, "%", "%%")+"/.ssh/"+name+"\"")
+		}
 		p.must(t, "ssh")
-		if !slices.Contains(ran, "IdentityFile=\""+strings.ReplaceAll(home, "%", "%%")+"/.ssh/dspool-ed25519\"") {
+		if !named("dspool-ed25519") || !named("id_rsa") || named("id_ed25519") {
 			t.Error(ran)
+		}
+		p.Now = func() time.Time { return o.expires }
+		p.must(t, "ssh")
+		if named("dspool-ed25519") || named("id_rsa") {
+			t.Errorf("with an expired certificate: %v", ran)
 		}
 	})
 	t.Run("--print shows a line for a shell", func(t *testing.T) {
@@ -122,6 +133,7 @@ func TestNothingStrangeReachesSSH(t *testing.T) {
 		text  string
 	}{
 		"an option as a pool":                {nil, "ssh|-oProxyCommand=x", "has no flag"},
+		"ssh's own option before --":         {nil, "ssh|-L|1:x:2", "dspool ssh has no flag -L\nhint: ssh's own options come after --"},
 		"an option as a pool after a dash":   {nil, "ssh-config|--|-oProxyCommand=x", "pool name \"-oProxyCommand=x\" is not allowed"},
 		"two pools":                          {nil, "ssh|lab|uptime", "\"uptime\" and what follows it belong after --"},
 		"a user with an option":              {nil, "ssh|--user|-oProxyCommand=x", "user name"},

@@ -67,7 +67,7 @@ func (a *app) certify(ctx context.Context, c *client.Client, r loginRequest) (st
 	if err := client.WriteFile(path, pem.EncodeToMemory(block), 0o600); err != nil {
 		return "", err
 	}
-	if err := client.WriteFile(path+"-cert.pub", []byte(strings.TrimSpace(signed.Certificate)+" "+comment+"\n"), 0o600); err != nil {
+	if err := client.WriteFile(path+"-cert.pub", []byte(strings.TrimSpace(string(ssh.MarshalAuthorizedKey(cert)))+" "+comment+"\n"), 0o600); err != nil {
 		return "", err
 	}
 	return "the SSH key and its certificate are in " + path + ", good until " + until, nil
@@ -138,18 +138,30 @@ func (a *app) identity() (string, error) {
 	return filepath.Join(home, ".ssh", "dspool-ed25519"), nil
 }
 
-// hasIdentity is that file where it and its certificate exist.
-func (a *app) hasIdentity() (string, bool) {
+// identities are the key files to name to ssh: the one that login keeps, while its certificate is good,
+// and those that ssh would have tried if none were named. None leaves the choice to ssh.
+func (a *app) identities() []string {
 	path, err := a.identity()
 	if err != nil {
-		return "", false
+		return nil
 	}
-	for _, p := range []string{path, path + "-cert.pub"} {
-		if info, err := os.Stat(p); err != nil || !info.Mode().IsRegular() {
-			return "", false
+	text, err := os.ReadFile(path + "-cert.pub")
+	if err != nil {
+		return nil
+	}
+	key, _, _, _, err := ssh.ParseAuthorizedKey(text)
+	cert, ok := key.(*ssh.Certificate)
+	if err != nil || !ok || uint64(a.Now().Unix()) >= cert.ValidBefore {
+		return nil
+	}
+	var found []string
+	for _, name := range []string{filepath.Base(path), "id_ed25519", "id_ed25519_sk", "id_ecdsa", "id_ecdsa_sk", "id_rsa"} {
+		file := filepath.Join(filepath.Dir(path), name)
+		if info, err := os.Stat(file); err == nil && info.Mode().IsRegular() {
+			found = append(found, file)
 		}
 	}
-	return path, true
+	return found
 }
 
 // forgetCertificates removes what certify made, and counts it.

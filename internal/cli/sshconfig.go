@@ -85,7 +85,7 @@ func (a *app) hostBlock(alias string, e entrance, keys string) (string, error) {
 		lines = append(lines, "HostKeyAlias "+e.alias)
 	}
 	lines = append(lines, "UserKnownHostsFile "+quoted, "StrictHostKeyChecking yes")
-	if key, ok := a.hasIdentity(); ok {
+	for _, key := range a.identities() {
 		if key, err = sshPath(key); err != nil {
 			return "", err
 		}
