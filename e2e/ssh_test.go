@@ -36,6 +36,9 @@ var labFile string
 // doorTimeout is how long a gateway may take to open its door or to give it up.
 const doorTimeout = 15 * time.Second
 
+// clientTimeout is how long one OpenSSH client may run: a script must not hang with it.
+const clientTimeout = 40 * time.Second
+
 // cmdLab makes keys for these users, starts server main with a door for them, and sets the
 // real OpenSSH clients up: `ssh USER` comes through the door as the user, and so do scp, sftp and
 // rsync. The door has a loopback address of its own, $DOOR, port 2222. `api METHOD PATH [JSON]`
@@ -132,7 +135,7 @@ Host *
 		if err != nil {
 			return err
 		}
-		files[filepath.Join(tools, tool)] = fmt.Sprintf("#!/bin/sh\nexec %s -F %s \"$@\"\n", path, config)
+		files[filepath.Join(tools, tool)] = fmt.Sprintf("#!/bin/sh\nexec timeout --foreground %d %s -F %s \"$@\"\n", int(clientTimeout.Seconds()), path, config)
 	}
 	files[filepath.Join(tools, "api")] = fmt.Sprintf(`#!/bin/sh
 method=$1 path=$2
@@ -169,7 +172,7 @@ func (s *server) awaitGateway(ok func(gateway.Status) bool) (g gateway.Status, e
 // cmdGateway looks at the gateway of server main.
 //
 //	gateway status    prints it as JSON
-//	gateway kill      kills it with SIGKILL and waits for the next one
+//	gateway kill      kills it with SIGKILL and waits for the next one, if a server runs
 //	gateway upgrade   stops the server, puts a newer build of the program in its place and starts it; waits
 //	                  for the newer gateway
 func cmdGateway(ts *testscript.TestScript, neg bool, args []string) {
@@ -186,6 +189,9 @@ func cmdGateway(ts *testscript.TestScript, neg bool, args []string) {
 		return
 	case "kill":
 		ts.Check(syscall.Kill(now.PID, syscall.SIGKILL))
+		if !s.running() {
+			return
+		}
 	case "upgrade":
 		ts.Check(s.end(syscall.SIGTERM))
 		ts.Check(w.upgrade())
