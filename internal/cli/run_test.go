@@ -204,7 +204,9 @@ func TestRunStreamsBothOutputsAndEndsWithTheExitCode(t *testing.T) {
 // closedPipe is a stdout whose reader has gone.
 type closedPipe struct{}
 
-func (closedPipe) Write([]byte) (int, error) { return 0, &os.PathError{Op: "write", Path: "|1", Err: syscall.EPIPE} }
+func (closedPipe) Write([]byte) (int, error) {
+	return 0, &os.PathError{Op: "write", Path: "|1", Err: syscall.EPIPE}
+}
 
 func TestRunCancelsAJobWhoseOutputNobodyReads(t *testing.T) {
 	t.Parallel()
