@@ -4,10 +4,10 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 STATE_DIR ?= /var/lib/dspool
 export PATH := $(CURDIR)/bin:$(PATH)
 
-.PHONY: help build demo test unit e2e bench check deps clean
+.PHONY: help build demo test test-cgroup2 unit bench check deps clean
 
 help: ## List the targets
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 build: deps bin/runc ## Build bin/dspool and the pinned bin/runc
 	@mkdir -p bin
@@ -26,8 +26,12 @@ demo: build ## Run a real job on a pool that stands at zero, then keep serving (
 	@STATE_DIR=$(STATE_DIR) EXIT=$(EXIT) scripts/demo
 
 test: build ## Pass every test: unit, store, conformance, whole system, end to end on real machines
-	@scripts/deps test
+	@scripts/deps test cgroup2
 	scripts/test
+
+test-cgroup2: build ## Pass the tests on an emulated computer with only cgroup v2, the provider's own among them
+	@scripts/deps cgroup2
+	DSPOOL_TEST_CGROUP2=all go test -count=1 -v -timeout 20m ./e2e/cgroup2
 
 unit: ## Pass the tests that need neither root nor machines (under a minute)
 	go test -short ./...
