@@ -157,7 +157,7 @@ PasswordAuthentication no
 KbdInteractiveAuthentication no
 PermitRootLogin no
 UsePAM yes
-LoginGraceTime 30
+LoginGraceTime 15
 MaxStartups 1000
 MaxSessions 200
 AcceptEnv LANG LC_* TERM COLORTERM
