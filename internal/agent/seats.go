@@ -27,6 +27,7 @@ type seat struct {
 	busy      bool                  // a goroutine brings have to want
 	gone      chan struct{}         // closed when nothing of it is left
 	unlisted  bool                  // the server does not ask for it any more
+	lost      bool                  // it was open, and the machine does not know it
 	report    api.SessionReport     // State is "" until there is something to say
 	version   int64
 	dirty     bool
@@ -98,12 +99,24 @@ func (t *seats) next(s *seat) (want api.SessionDirective, before <-chan struct{}
 func (t *seats) opened(s *seat, want api.SessionDirective) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	s.have = &want
+	s.have, s.lost = &want, false
 	if s.report.State == "" {
 		s.report.State = dspool.SessionOpen
 		t.tell(s)
 		signal(t.fresh)
 	}
+}
+
+// stays says that s is open although want could not be carried out: what lives in it is not
+// ended because a change of it fails. The next change is tried again.
+func (t *seats) stays(s *seat, want api.SessionDirective) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if s.report.State != dspool.SessionOpen || s.lost {
+		return false
+	}
+	s.have = &want
+	return true
 }
 
 // closed notes that nothing is left of s; failed is why it could not be opened.
@@ -140,7 +153,7 @@ func (t *seats) seen(list []host.Session) (work []*seat) {
 	}
 	for id, s := range t.byID {
 		if !there[id] && s.report.State == dspool.SessionOpen && !s.want.Close && !s.busy {
-			s.have = nil
+			s.have, s.lost = nil, true
 			work = t.start(s, work)
 		}
 	}

@@ -70,6 +70,8 @@ func (a *Agent) settleSeat(ctx context.Context, s *seat) {
 			case ctx.Err() != nil:
 			case err == nil:
 				a.seats.opened(s, want)
+			case a.seats.stays(s, want):
+				a.log.Error("a session cannot be brought up to date", "session", want.ID, "user", want.User, "error", err)
 			default:
 				a.log.Warn("a session cannot be opened", "session", want.ID, "user", want.User, "error", err)
 				a.closeSeat(ctx, s, want, err.Error())

@@ -110,6 +110,30 @@ func TestSessionThatCannotOpen(t *testing.T) {
 	s.open(2)
 }
 
+func TestSessionStaysWhenItsChangeFails(t *testing.T) {
+	t.Parallel()
+	s, m := newServer(t), agenttest.NewMachine(nil)
+	m.RefuseSessions(func(d api.SessionDirective) error {
+		if len(d.Groups) > 0 {
+			return dspool.Errorf(dspool.Conflict, "the image has its own group lab")
+		}
+		return nil
+	})
+	s.agent(withSessions(s, m, t.TempDir()))
+	d := directive(1, "alice", 20001)
+	s.seat(d)
+	s.open(1)
+	d.Groups = []api.GroupID{{Name: "lab", GID: 20500}}
+	s.seat(d)
+	s.seat(directive(2, "bob", 20002)) // comes after it
+	s.open(2)
+	m.SetActivity(1, true, "vim runs on terminal pts/0")
+	s.session(1, "still open", func(r api.SessionReport) bool { return r.State == dspool.SessionOpen && r.Active })
+	opened(t, m, 1, 2)
+	s.seat(closing(d))
+	s.closed(1)
+}
+
 func TestSessionWaitsForInit(t *testing.T) {
 	t.Parallel()
 	s, m := newServer(t), agenttest.NewMachine(nil)
