@@ -38,7 +38,7 @@ import "github.com/dspool/dspool"
 //	GET    /sessions?user=&pool=&all=&before=&limit= → List[dspool.Session], newest first
 //	GET    /sessions/{id}                            → SessionDetail
 //	POST   /sessions/{id}/keep             KeepRequest → dspool.Session
-//	DELETE /sessions/{id}?force=                     → 202 dspool.Operation
+//	DELETE /sessions/{id}                            → 202 dspool.Operation
 //	GET    /doors                                    → List[dspool.Door]
 //	POST   /machines/{name}/cordon                   → dspool.Machine
 //	POST   /machines/{name}/uncordon                 → dspool.Machine

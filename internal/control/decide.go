@@ -173,6 +173,7 @@ func (d *Decision) destroy(m *store.MachineRow, reason string) error {
 	if err := d.UpdateMachine(*m); err != nil {
 		return err
 	}
+	d.wake(topicGateway)
 	return d.event(dspool.Event{
 		Actor: planner, Kind: "machine.destroy", Pool: m.Pool, Machine: m.Name,
 		Message: m.Name + " is being removed", Reason: reason,

@@ -132,7 +132,7 @@ func drainNotices(tx *store.Tx) (tell []api.Notice, err error) {
 
 // leftText rounds a time left up to a step: people are told again when a step is passed.
 func leftText(left time.Duration) string {
-	for _, step := range []time.Duration{time.Minute, 5 * time.Minute, 15 * time.Minute, time.Hour, 4 * time.Hour, 24 * time.Hour} {
+	for _, step := range []time.Duration{10 * time.Second, time.Minute, 5 * time.Minute, 15 * time.Minute, time.Hour, 4 * time.Hour, 24 * time.Hour} {
 		if left <= step {
 			return "at most " + dspool.Duration(step).String()
 		}

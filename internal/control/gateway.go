@@ -21,6 +21,9 @@ import (
 func (c *Control) GatewayDirectives(ctx context.Context, after int64, wait time.Duration) (api.GatewayDirectives, error) {
 	timeout := time.NewTimer(wait)
 	defer timeout.Stop()
+	// What people on draining machines are told depends on the time that is left.
+	look := time.NewTicker(time.Second)
+	defer look.Stop()
 	for {
 		changed := c.Changed(topicGateway)
 		d, err := c.gatewayDirectives(ctx)
@@ -30,8 +33,13 @@ func (c *Control) GatewayDirectives(ctx context.Context, after int64, wait time.
 		if d.Revision = c.gateway.revision(d); d.Revision != after || wait <= 0 {
 			return d, nil
 		}
+		tick := look.C
+		if len(d.Tell) == 0 {
+			tick = nil
+		}
 		select {
 		case <-changed:
+		case <-tick:
 		case <-timeout.C:
 			return d, nil
 		case <-ctx.Done():
@@ -69,7 +77,8 @@ func (c *Control) gatewayDirectives(ctx context.Context) (d api.GatewayDirective
 	return d, err
 }
 
-// overConnections are connections whose session has ended or is ending, or whose user is gone.
+// overConnections are connections whose session has ended or is ending, whose machine is being removed,
+// or whose user is gone.
 func overConnections(tx *store.Tx) (end []api.Notice, err error) {
 	open, err := tx.OpenConnections(0)
 	if err != nil {
@@ -80,6 +89,16 @@ func overConnections(tx *store.Tx) (end []api.Notice, err error) {
 		if err != nil {
 			return nil, err
 		}
+		removed := ""
+		if s.State == dspool.SessionOpen {
+			m, err := tx.Machine(s.Machine)
+			if err != nil {
+				return nil, err
+			}
+			if m.State == dspool.Destroying {
+				removed = cmp.Or(m.Reason, "its machine goes")
+			}
+		}
 		_, err = tx.User(conn.User)
 		switch {
 		case dspool.ErrorCode(err) == dspool.NotFound:
@@ -88,6 +107,8 @@ func overConnections(tx *store.Tx) (end []api.Notice, err error) {
 			return nil, err
 		case s.State == dspool.SessionClosing || s.State == dspool.SessionClosed:
 			end = append(end, api.Notice{Connection: conn.ID, Text: "this session ends: " + cmp.Or(s.Reason, "it was closed")})
+		case removed != "":
+			end = append(end, api.Notice{Connection: conn.ID, Text: s.Machine + " is being removed: " + removed + "; your files are safe, log in again for another machine"})
 		}
 	}
 	return end, nil

@@ -141,9 +141,20 @@ func motd(tx *store.Tx, pool dspool.Pool, s store.SessionRow) (string, error) {
 		return "", err
 	}
 	idle := cmp.Or(time.Duration(pool.Policy.SessionIdle), time.Hour)
-	return fmt.Sprintf("%s, pool %s: %s for you of %s.\nYour home and the shares are the same on every machine.\n"+
-		"With nobody connected and nothing running, this session ends after %s.\nTo keep it: dspool session keep, or leave something running (tmux, nohup).\n",
-		m.Name, pool.Name, s.Request, m.Resources, dspool.Duration(idle)), nil
+	space := ""
+	shares, err := (&work{Tx: tx}).homeShares()
+	if err != nil {
+		return "", err
+	}
+	for _, home := range shares {
+		if _, free, err := spaceOf(home.Path); err == nil && slices.Contains(pool.Shares, home.Name) {
+			space = fmt.Sprintf(" %s are free for homes.", dspool.FormatBytes(free))
+		}
+	}
+	return fmt.Sprintf("%s, pool %s: %s for you, of %s.\nYour home and the shares are the same on every machine.%s\n"+
+		"With nobody connected and nothing running, this session ends after %s.\n"+
+		"To keep it: leave something running (tmux, nohup), or from your own computer: dspool session keep\n",
+		m.Name, pool.Name, s.Request, m.Resources, space, dspool.Duration(idle)), nil
 }
 
 // makeSessionTrees makes the home and the folder of notebooks of a user.

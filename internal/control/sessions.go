@@ -267,7 +267,16 @@ func (c *Control) Session(ctx context.Context, who auth.Subject, id int64) (d ap
 		}
 		d.Session = s.Session
 		open, err := tx.OpenConnections(id)
+		if err != nil {
+			return err
+		}
 		d.Open = append(d.Open, open...)
+		events, err := tx.Events(store.EventFilter{Pool: s.Pool, User: s.User, Latest: true, Limit: 200})
+		for _, e := range events {
+			if !e.Time.Before(s.Created) && (e.User == s.User || e.Machine != "" && e.Machine == s.Machine) && (s.Ended == nil || !e.Time.After(*s.Ended)) {
+				d.Events = append(d.Events, e)
+			}
+		}
 		return err
 	})
 	return d, err

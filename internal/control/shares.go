@@ -28,11 +28,19 @@ func (c *Control) Shares(ctx context.Context) (list api.List[api.ShareStatus], e
 				st.Pools = append(st.Pools, p.Name)
 			}
 		}
-		var fs syscall.Statfs_t
-		if syscall.Statfs(s.Path, &fs) == nil {
-			st.Total, st.Free = int64(fs.Blocks)*fs.Bsize, int64(fs.Bavail)*fs.Bsize
+		if total, free, err := spaceOf(s.Path); err == nil {
+			st.Total, st.Free = total, free
 		}
 		list.Items = append(list.Items, st)
 	}
 	return list, err
+}
+
+// spaceOf is the size of the file system that a path lies on, and what of it users may still fill, in bytes.
+func spaceOf(path string) (total, free int64, err error) {
+	var fs syscall.Statfs_t
+	if err := syscall.Statfs(path, &fs); err != nil {
+		return 0, 0, err
+	}
+	return int64(fs.Blocks) * fs.Bsize, int64(fs.Bavail) * fs.Bsize, nil
 }

@@ -58,6 +58,9 @@ func buildAsChild(dir, recipe string) {
 
 func needRoot(t *testing.T) {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("SKIPPED: -short builds no images")
+	}
 	if os.Geteuid() != 0 {
 		t.Skip("SKIPPED, NOT TESTED: building images needs root")
 	}
