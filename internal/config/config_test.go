@@ -212,7 +212,7 @@ func TestDiff(t *testing.T) {
 		t.Errorf("the same file twice differs: %v", d)
 	}
 	text, _ := os.ReadFile("../../examples/team.yaml")
-	changed := strings.NewReplacer("8443", "9443", "lab:", "desk:", "max: 4\n    shares", "max: 8\n    shares", "price: 0.05", "price: 0.06",
+	changed := strings.NewReplacer("8443", "9443", "lab:", "desk:", "pool: lab", "pool: desk", "max: 4\n    shares", "max: 8\n    shares", "price: 0.05", "price: 0.06",
 		"  user: ada", "  user: grace", "    - name: ada\n", "    - name: bob\n").Replace(string(text))
 	w, problems := config.Parse("team.yaml", []byte(changed), "/")
 	if problems != nil {
