@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	mathrand "math/rand/v2"
 	"net"
 	"net/netip"
 	"runtime"
@@ -210,6 +211,84 @@ func TestAttackCertificates(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestAttackRevokedKey(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	cl := w.login("alice")
+	term := w.terminal(cl)
+	ok(t, term.Shell())
+	w.server.direct(func(d *api.GatewayDirectives) {
+		d.Trust.RevokedKeys = []string{ssh.FingerprintSHA256(w.signers["alice"].PublicKey())}
+	})
+	if err := term.Wait(); err == nil || !strings.Contains(term.out.String(), "the key is revoked") {
+		t.Fatalf("%v %q", err, term.out)
+	}
+	if _, err := w.client("alice", ssh.PublicKeys(w.signers["alice"])); err == nil {
+		t.Fatal("the key still opens")
+	}
+}
+
+// TestAttackTerrapin: the strict key exchange that ends the prefix truncation attack is offered, and
+// a packet that was slipped into the key exchange ends the connection.
+func TestAttackTerrapin(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	c, err := net.Dial("tcp", w.door)
+	ok(t, err)
+	defer c.Close()
+	io.WriteString(c, "SSH-2.0-x\r\n")
+	c.Write(kexInit("kex-strict-c-v00@openssh.com"))
+	slipped := []byte{0, 0, 0, 12, 6, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0} // SSH_MSG_IGNORE
+	c.Write(slipped)
+	c.SetReadDeadline(time.Now().Add(waitForIt))
+	answer, err := io.ReadAll(c)
+	if err != nil && !strings.Contains(err.Error(), "reset") {
+		t.Fatalf("the connection lives on: %v", err)
+	}
+	for _, want := range []string{"kex-strict-s-v00@openssh.com", "mlkem768x25519-sha256", "rsa-sha2-512"} {
+		if !bytes.Contains(answer, []byte(want)) {
+			t.Errorf("%s is not offered", want)
+		}
+	}
+	for _, bad := range []string{"sha1", "ssh-rsa,", "cbc", "chacha20"} { // a client with GCM is offered nothing slower
+		if bytes.Contains(answer, []byte(bad)) {
+			t.Errorf("%s is offered", bad)
+		}
+	}
+}
+
+func TestAttackGarbageAfterLogin(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	bystander := w.login("bob")
+	for range 20 {
+		raw, err := net.Dial("tcp", w.door)
+		ok(t, err)
+		conn, chans, reqs, err := ssh.NewClientConn(raw, w.door, &ssh.ClientConfig{
+			User: "alice", Auth: []ssh.AuthMethod{ssh.PublicKeys(w.signers["alice"])}, HostKeyCallback: ssh.InsecureIgnoreHostKey(),
+			Config: ssh.Config{Ciphers: []string{ssh.CipherAES128GCM}},
+		})
+		ok(t, err)
+		go ssh.DiscardRequests(reqs)
+		go func() {
+			for ch := range chans {
+				ch.Reject(ssh.Prohibited, "")
+			}
+		}()
+		junk := make([]byte, 1+mathrand.IntN(4096))
+		rand.Read(junk)
+		if mathrand.IntN(2) == 0 {
+			copy(junk, []byte{0, 0, 0, 0}) // a length that cannot be
+		}
+		raw.Write(junk)
+		raw.(*net.TCPConn).CloseWrite()
+		conn.Wait()
+	}
+	s, err := bystander.NewSession()
+	ok(t, err)
+	ok(t, s.Run("true"))
 }
 
 func TestAttackForgedProxyHeader(t *testing.T) {
@@ -477,7 +556,7 @@ func FuzzBeforeLogin(f *testing.F) {
 	w := newWorld(f)
 	f.Add([]byte("SSH-2.0-x\r\n"), false)
 	f.Add([]byte("GET / HTTP/1.1\r\n\r\n"), false)
-	f.Add(append([]byte("SSH-2.0-x\r\n"), kexInit()...), true)
+	f.Add(append([]byte("SSH-2.0-x\r\n"), kexInit("")...), true)
 	f.Add(append([]byte("SSH-2.0-x\r\n\x00\x00\x88\xb9"), make([]byte, 100)...), true)
 	f.Fuzz(func(t *testing.T, b []byte, hangUp bool) {
 		c, err := net.Dial("tcp", w.door)
@@ -497,8 +576,8 @@ func FuzzBeforeLogin(f *testing.F) {
 	})
 }
 
-func kexInit() []byte {
-	lists := [10]string{"curve25519-sha256", "ssh-ed25519", "aes128-gcm@openssh.com", "aes128-gcm@openssh.com", "hmac-sha2-256", "hmac-sha2-256", "none", "none", "", ""}
+func kexInit(more string) []byte {
+	lists := [10]string{"curve25519-sha256," + more, "ssh-ed25519", "aes128-gcm@openssh.com", "aes128-gcm@openssh.com", "hmac-sha2-256", "hmac-sha2-256", "none", "none", "", ""}
 	p := append([]byte{20}, make([]byte, 16)...)
 	rand.Read(p[1:])
 	for _, l := range lists {

@@ -175,7 +175,7 @@ func (a *authenticator) password(m ssh.ConnMetadata, secret string) (*ssh.Permis
 			err = errRefused
 		}
 		if err == nil {
-			a.g.guesses.right(source(a.from), user)
+			a.g.guesses.right(user)
 			return perms, nil
 		}
 	}

@@ -93,6 +93,28 @@ func TestOpenSSHClientWorksAsWithAnySSHServer(t *testing.T) {
 	})
 }
 
+func TestManyConnectionsOfAnEditorLandTogether(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	release := held(w)
+	outs := make([]bytes.Buffer, 6)
+	var cmds []*exec.Cmd
+	for i := range outs {
+		cmd := w.ssh("alice", "-T", "-D", filepath.Join(t.TempDir(), "socks"), "--", "sh")
+		cmd.Stdin, cmd.Stdout = strings.NewReader("echo $HOME; cat /proc/sys/kernel/random/boot_id\n"), &outs[i]
+		ok(t, cmd.Start())
+		cmds = append(cmds, cmd)
+	}
+	w.server.until("all wait", func() bool { return len(w.server.opened) == len(outs) })
+	release()
+	for i, cmd := range cmds {
+		ok(t, cmd.Wait())
+		if outs[i].String() != outs[0].String() || !strings.HasPrefix(outs[i].String(), filepath.Join(w.machine.home, "alice")) {
+			t.Errorf("connection %d: %q", i, outs[i].String())
+		}
+	}
+}
+
 func testFiles(t *testing.T, w *world) {
 	data := make([]byte, 5<<20+17)
 	rand.Read(data)

@@ -129,6 +129,7 @@ func (g *gateway) follow(ctx context.Context) {
 	for ctx.Err() == nil {
 		d, err := g.server.Directives(ctx, after)
 		if err != nil {
+			after = 0 // another server may count anew
 			rest.wait(ctx)
 			continue
 		}

@@ -105,9 +105,10 @@ func (g *guesses) wrong(from netip.Prefix, user string) {
 	}
 }
 
-func (g *guesses) right(from netip.Prefix, user string) {
+// right forgives a user's wrong guesses, but not where they came from: a password of one's own must
+// not buy guesses at others'.
+func (g *guesses) right(user string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	delete(g.seen, guessKey{source: from})
 	delete(g.seen, guessKey{user: user})
 }

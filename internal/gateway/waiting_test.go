@@ -257,6 +257,20 @@ func TestServerAwayEndsNothing(t *testing.T) {
 	})
 }
 
+func TestLoginWhileTheServerRestarts(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.server.stop()
+	cmd := w.ssh("alice", "--", "echo in")
+	var out bytes.Buffer
+	cmd.Stdout = &out
+	ok(t, cmd.Start())
+	time.AfterFunc(time.Second, w.server.start)
+	if err := cmd.Wait(); err != nil || out.String() != "in\n" {
+		t.Fatalf("%v %q", err, out.String())
+	}
+}
+
 func TestConnectionsAreReported(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
