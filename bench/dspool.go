@@ -13,9 +13,11 @@ import (
 	"github.com/dspool/dspool"
 	"github.com/dspool/dspool/api"
 	"github.com/dspool/dspool/client"
+	"github.com/dspool/dspool/internal/gateway"
 	"github.com/dspool/dspool/internal/hostnet"
 	"github.com/dspool/dspool/internal/provider/runc"
 	"github.com/dspool/dspool/internal/store"
+	"golang.org/x/sys/unix"
 )
 
 // Pools: four warm machines for tasks; one made again and again; one that is always full, so
@@ -26,7 +28,7 @@ const (
 	poolFull  = "full"
 )
 
-const team = `
+const batchTeam = `
 server: {listen: "127.0.0.1:0"}
 users: {list: [{name: ada}]}
 defaults: {user: ada, pool: tasks, jobs_share: team}
@@ -58,12 +60,13 @@ type server struct {
 	done chan struct{}
 }
 
-func newServer(o options, dir string) (*server, error) {
-	s := &server{o: o, dir: dir, log: filepath.Join(o.out, "server.log")}
+// newServer prepares a server whose team.yaml is text; its log is named like its directory.
+func newServer(o options, dir, text string) (*server, error) {
+	s := &server{o: o, dir: dir, log: filepath.Join(o.out, filepath.Base(dir)+".log")}
 	if err := os.Mkdir(dir, 0o711); err != nil {
 		return nil, err
 	}
-	if err := os.WriteFile(filepath.Join(dir, "team.yaml"), []byte(team), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "team.yaml"), []byte(text), 0o644); err != nil {
 		return nil, err
 	}
 	if err := os.Remove(s.log); err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -112,7 +115,22 @@ func (s *server) start(ctx context.Context) (time.Duration, error) {
 	}
 }
 
-// stop ends the server; machines and jobs live on.
+// with starts the server, has fn measure, and removes every trace.
+func (s *server) with(ctx context.Context, fn func() error) (err error) {
+	defer func() {
+		progress("removing what was started")
+		s.stop()
+		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), goneWithin)
+		defer cancel()
+		err = errors.Join(err, removeInstallation(clean, s.dir))
+	}()
+	if _, err := s.start(ctx); err != nil {
+		return err
+	}
+	return fn()
+}
+
+// stop ends the server; machines, jobs and the gateway live on.
 func (s *server) stop() {
 	if s.cmd == nil {
 		return
@@ -146,6 +164,9 @@ func removeInstallation(ctx context.Context, dir string) error {
 	if err != nil {
 		return err
 	}
+	if err := stopGateway(ctx, dir); err != nil {
+		return err
+	}
 	db, err := store.Open(ctx, filepath.Join(dir, "state.db"))
 	if err != nil {
 		return fmt.Errorf("find installation: %w", err)
@@ -168,6 +189,21 @@ func removeInstallation(ctx context.Context, dir string) error {
 		return fmt.Errorf("remove installation %s: %w", id, err)
 	}
 	return nil
+}
+
+// stopGateway ends the gateway of a server that has ended, if it has one.
+func stopGateway(ctx context.Context, dir string) error {
+	g, err := gateway.ReadStatus(ctx, dir)
+	if err != nil {
+		return nil // none runs
+	}
+	if err := unix.Kill(g.PID, unix.SIGTERM); err != nil {
+		return fmt.Errorf("stop the gateway: %w", err)
+	}
+	return until(ctx, "the end of the gateway", startWithin, func() (bool, error) {
+		stat, err := statOf(g.PID)
+		return err != nil || stat[0] == "Z", nil
+	})
 }
 
 const askEvery = 5 * time.Millisecond
@@ -216,24 +252,24 @@ func (s *server) resize(ctx context.Context, pool string, n int) ([]dspool.Machi
 	return list.Items, err
 }
 
-// waitImage waits until machines can be made.
-func (s *server) waitImage(ctx context.Context) (image dspool.Image, err error) {
+// waitImage waits until machines can be made of an image.
+func (s *server) waitImage(ctx context.Context, name string) (image dspool.Image, err error) {
 	told := false
-	err = until(ctx, "image minimal", imageWithin, func() (bool, error) {
+	err = until(ctx, "image "+name, imageWithin, func() (bool, error) {
 		list, err := s.Images(ctx)
 		if err != nil {
 			return false, err
 		}
 		for _, image = range list.Items {
-			if image.Name != "minimal" {
+			if image.Name != name {
 				continue
 			}
 			if image.State == dspool.ImageFailed {
-				return false, fmt.Errorf("image minimal could not be built: %s", image.Reason)
+				return false, fmt.Errorf("image %s could not be built: %s", name, image.Reason)
 			}
 			if image.State != dspool.ImageReady && !told {
 				told = true
-				progress("building image minimal (cached for the next run)")
+				progress("building image %s (cached for the next run)", name)
 			}
 			return image.State == dspool.ImageReady, nil
 		}

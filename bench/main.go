@@ -1,6 +1,6 @@
 // Command bench measures dspool against named peers in one run: the batch queue against Slurm,
-// the making of machines against bare runc, long queues against short ones. It starts everything
-// it measures, in directories and namespaces of its own, and leaves nothing behind.
+// the making of machines against bare runc, long queues against short ones, logins through the
+// gateway against logins without it. It starts everything it measures, in directories and namespaces of its own, and leaves nothing behind.
 package main
 
 import (
@@ -16,9 +16,13 @@ import (
 	"syscall"
 )
 
-// parts in the order in which they run. Slurm goes first, while no dspool server is there to
-// take its time.
-var parts = []string{"slurm", "tasks", "machines", "submit", "queue"}
+// Parts in the order in which they run. Slurm goes first, while no dspool server is there to
+// take its time; people have a server of their own, without a million tasks behind it.
+var (
+	batchParts  = []string{"tasks", "machines", "submit", "queue"}
+	peopleParts = []string{"login", "keystroke", "bulk", "zero", "idle", "crowd"}
+	parts       = slices.Concat([]string{"slurm"}, batchParts, peopleParts)
+)
 
 type options struct {
 	dspool, runc, out string
@@ -87,8 +91,13 @@ func run(ctx context.Context, o options) (ok bool, err error) {
 		}
 		r.slurm(*slurm)
 	}
-	if slices.ContainsFunc(parts[1:], o.wants) {
-		if err := measureDspool(ctx, o, filepath.Join(work, "state"), slurm, r); err != nil {
+	if slices.ContainsFunc(batchParts, o.wants) {
+		if err := measureBatch(ctx, o, filepath.Join(work, "batch"), slurm, r); err != nil {
+			return false, err
+		}
+	}
+	if slices.ContainsFunc(peopleParts, o.wants) {
+		if err := measurePeople(ctx, o, work, r); err != nil {
 			return false, err
 		}
 	}

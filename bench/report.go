@@ -22,7 +22,8 @@ type report struct {
 	missed int
 }
 
-// row is one line of the table. Aims hold for the ratio, or for the value where there is none.
+// row is one line of the table. Aims hold for the ratio, or for the value where there is none;
+// a row without an aim is only told.
 type row struct {
 	what, dspool, peer, ratio, aim string
 	met                            bool
@@ -33,7 +34,7 @@ func newReport(o options) *report {
 }
 
 func (r *report) add(n row) {
-	if !n.met {
+	if n.aim != "" && !n.met {
 		r.missed++
 	}
 	r.rows = append(r.rows, n)
@@ -67,7 +68,10 @@ func (r *report) text() string {
 	fmt.Fprintln(w, "WHAT\tDSPOOL\tPEER\tRATIO\tAIM\t")
 	for _, n := range r.rows {
 		verdict := "ok"
-		if !n.met {
+		switch {
+		case n.aim == "":
+			verdict = "reported"
+		case !n.met:
 			verdict = "MISSED"
 		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", n.what, n.dspool, n.peer, n.ratio, n.aim, verdict)

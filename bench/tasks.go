@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -15,23 +14,18 @@ import (
 	"github.com/dspool/dspool"
 )
 
-// measureDspool starts a server and measures what the options ask for, then removes every trace.
-func measureDspool(ctx context.Context, o options, dir string, slurm *slurmResult, r *report) (err error) {
-	s, err := newServer(o, dir)
+// measureBatch measures what the options ask for of the queue and of machines.
+func measureBatch(ctx context.Context, o options, dir string, slurm *slurmResult, r *report) error {
+	s, err := newServer(o, dir, batchTeam)
 	if err != nil {
 		return err
 	}
-	defer func() {
-		progress("removing what was started")
-		s.stop()
-		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), goneWithin)
-		defer cancel()
-		err = errors.Join(err, removeInstallation(clean, dir))
-	}()
-	if _, err := s.start(ctx); err != nil {
-		return err
-	}
-	image, err := s.waitImage(ctx)
+	return s.with(ctx, func() error { return s.batch(ctx, slurm, r) })
+}
+
+func (s *server) batch(ctx context.Context, slurm *slurmResult, r *report) error {
+	o := s.o
+	image, err := s.waitImage(ctx, "minimal")
 	if err != nil {
 		return err
 	}

@@ -49,7 +49,8 @@ func sweep(ctx context.Context) error {
 			continue // that run lives
 		}
 		progress("removing what a killed run left in %s", dir)
-		err = removeInstallation(ctx, filepath.Join(dir, "state"))
+		err = removeInstallation(ctx, filepath.Join(dir, "batch"))
+		err = errors.Join(err, removeInstallation(ctx, filepath.Join(dir, "people")))
 		if err = errors.Join(err, removeCgroups(e.Name()), lock.Close()); err == nil {
 			err = os.RemoveAll(dir)
 		}
