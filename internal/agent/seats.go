@@ -134,6 +134,18 @@ func (t *seats) closed(s *seat, failed string) {
 	t.tell(s)
 }
 
+// held is what the sessions hold of the machine together.
+func (t *seats) held() (sum dspool.Resources) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, s := range t.byID {
+		if s.report.State != dspool.SessionClosed {
+			sum = sum.Add(s.want.Request)
+		}
+	}
+	return sum
+}
+
 // seen takes in what the machine's sessions are like, and returns seats to work on: those that
 // should be open and are not.
 func (t *seats) seen(list []host.Session) (work []*seat) {

@@ -12,8 +12,15 @@ import (
 
 // direct carries out an answer of the server; whole says that it is all that is not settled.
 func (a *Agent) direct(ctx context.Context, d api.Directives, whole bool) {
+	work := a.seats.direct(d.Sessions, whole)
+	a.hold(ctx) // before what the same answer places ahead
 	a.do(ctx, a.table.direct(d))
-	a.seat(ctx, a.seats.direct(d.Sessions, whole))
+	a.seat(ctx, work)
+}
+
+// hold keeps what sessions hold of the machine from attempts placed ahead.
+func (a *Agent) hold(ctx context.Context) {
+	a.do(ctx, a.table.hold(a.seats.held()))
 }
 
 // trust starts sshd, where there is one.
@@ -96,6 +103,7 @@ func (a *Agent) closeSeat(ctx context.Context, s *seat, want api.SessionDirectiv
 	err := a.insist(ctx, "close a session", func() error { return a.cfg.Host.Close(ctx, want) })
 	if err == nil {
 		a.seats.closed(s, failed)
+		a.hold(ctx)
 	}
 }
 

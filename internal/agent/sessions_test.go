@@ -259,3 +259,23 @@ func TestHeartbeatCarriesSessions(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 }
+
+// The machine of these tests has 2 cpus and a session holds 1 of them.
+func TestAttemptsAheadLeaveRoomForSessions(t *testing.T) {
+	t.Parallel()
+	s, m := newServer(t), agenttest.NewMachine(nil)
+	s.sshTrust = "ssh-ed25519 AAAA authority"
+	alice := directive(1, "alice", 20001)
+	s.seat(alice)
+	s.want(1, 1, "forever")
+	s.want(2, 1, "forever")
+	s.agent(withSessions(s, m, t.TempDir()))
+	s.open(1)
+	s.running(1)
+	if n := len(m.Spawned()); n != 1 {
+		t.Fatalf("%d attempts were started beside a session that leaves room for one", n)
+	}
+	s.seat(closing(alice))
+	s.closed(1)
+	s.running(2)
+}

@@ -22,6 +22,7 @@ type table struct {
 	whole dspool.Resources
 
 	mu       sync.Mutex
+	held     dspool.Resources // by sessions
 	revision int64
 	used     dspool.Resources
 	attempts map[int64]*attempt // not settled
@@ -149,9 +150,19 @@ func (t *table) kill(a *attempt, cause initd.Cause, reason string, out *decision
 	}
 }
 
+// hold sets what sessions hold of the machine; what runs is not touched.
+func (t *table) hold(held dspool.Resources) decisions {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var out decisions
+	t.held = held
+	t.fill(&out)
+	return out
+}
+
 // fill starts from the queue, strictly in its order, what there is room for.
 func (t *table) fill(out *decisions) {
-	for len(t.queue) > 0 && t.used.Add(t.queue[0].request).Fits(t.whole) {
+	for len(t.queue) > 0 && t.used.Add(t.held).Add(t.queue[0].request).Fits(t.whole) {
 		a := t.queue[0]
 		t.queue = t.queue[1:]
 		t.used = t.used.Add(a.request)
