@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"golang.org/x/crypto/ssh"
@@ -113,6 +114,24 @@ func TestManyConnectionsOfAnEditorLandTogether(t *testing.T) {
 			t.Errorf("connection %d: %q", i, outs[i].String())
 		}
 	}
+}
+
+func TestSixtyLoginsAtOnceAllComeIn(t *testing.T) {
+	w := newWorld(t)
+	release := held(w)
+	var wait sync.WaitGroup
+	for i := range 60 {
+		user := []string{"alice", "bob", "carol"}[i%3]
+		cmd := w.ssh(user, "--", "id -un")
+		wait.Go(func() {
+			if out, errs, code := run(cmd, nil); out != user+"\n" || code != 0 {
+				t.Errorf("login %d: code %d, %q %s", i, code, out, errs)
+			}
+		})
+	}
+	w.server.until("all wait", func() bool { return len(w.server.opened) == 60 })
+	release()
+	wait.Wait()
 }
 
 func testFiles(t *testing.T, w *world) {

@@ -34,13 +34,13 @@ type Options struct {
 type Limits struct {
 	Handshakes int           // connections that have not logged in, all together; 768
 	PerSource  int           // of these from one IPv4 address or IPv6 /64; 256
-	Silent     int           // of these, those that have not yet begun a key exchange; 32
+	Silent     int           // of these, those that have not yet begun a key exchange; 128
 	Grace      time.Duration // from the first byte until the login must be done; 30 s
 }
 
 func (l Limits) orDefault() Limits {
 	l.Handshakes, l.PerSource = cmp.Or(l.Handshakes, 768), cmp.Or(l.PerSource, 256)
-	l.Silent, l.Grace = cmp.Or(l.Silent, 32), cmp.Or(l.Grace, 30*time.Second)
+	l.Silent, l.Grace = cmp.Or(l.Silent, 128), cmp.Or(l.Grace, 30*time.Second)
 	return l
 }
 
