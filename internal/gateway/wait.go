@@ -137,6 +137,9 @@ func progressLine(step api.SessionStep, waited time.Duration, columns int) strin
 		parts = append(parts, "about "+seconds(left)+" to go")
 	}
 	line := []rune(strings.Join(parts, ", ") + " (" + seconds(waited) + ")")
+	if columns == 0 {
+		columns = 80 // unknown
+	}
 	if columns = min(max(columns, 20), 200); len(line) >= columns {
 		line = append(line[:columns-2], '…')
 	}

@@ -51,20 +51,31 @@ func (m *machine) sit(s *Session) {
 	}
 }
 
+// surely is the least time without a sign of life after which a session may end, however short the pool's:
+// the agent looks every 5 s and reports at once, so that what was left running in the last moment of
+// the last connection has been seen by then.
+const surely = 15 * time.Second
+
 // closeSessions ends those that nobody waits for, and those where nobody was connected and
-// nothing lived for the pool's time. What is alive is never closed, nor what somebody keeps.
+// nothing lived for the pool's time. What is alive is never closed, nor what somebody keeps, nor
+// anything on a machine whose agent cannot say what lives there.
 func (p *planner) closeSessions() {
+	deaf := map[string]bool{}
+	for _, m := range p.s.Machines {
+		deaf[m.Name] = m.Health != dspool.Healthy
+	}
 	for i := range p.s.Sessions {
 		s := &p.s.Sessions[i]
 		switch {
 		case s.Connections > 0:
 		case s.State == dspool.SessionWaiting:
 			p.plan.Close = append(p.plan.Close, CloseSession{Session: s.ID, Reason: "nobody waits for it any more"})
-		case s.State == dspool.SessionOpen && !s.Active:
+		case s.State == dspool.SessionOpen && !s.Active && !deaf[s.Machine]:
 			limit := idleUnset
 			if pl := p.by[s.Pool]; pl != nil && pl.Policy.SessionIdle > 0 {
 				limit = time.Duration(pl.Policy.SessionIdle)
 			}
+			limit = max(limit, surely)
 			at := later(s.LastActive, s.Since).Add(limit)
 			if at = later(at, s.KeepUntil); p.now.Before(at) {
 				p.wake(at)

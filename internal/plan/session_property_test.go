@@ -79,7 +79,7 @@ func verifySessions(t fataler, s plan.Snapshot, p plan.Plan, at time.Time) {
 	for _, x := range s.Sessions {
 		sessions[x.ID] = x
 	}
-	verifyClosed(t, sessions, pools, p, at)
+	verifyClosed(t, s, sessions, pools, p, at)
 	on := map[string]int{}
 	got := map[int64]string{}
 	for _, x := range p.Seat {
@@ -104,7 +104,7 @@ func verifySessions(t fataler, s plan.Snapshot, p plan.Plan, at time.Time) {
 	verifyMachinesForPeople(t, s, p, machines, pools, got)
 }
 
-func verifyClosed(t fataler, sessions map[int64]plan.Session, pools map[string]plan.Pool, p plan.Plan, at time.Time) {
+func verifyClosed(t fataler, s plan.Snapshot, sessions map[int64]plan.Session, pools map[string]plan.Pool, p plan.Plan, at time.Time) {
 	closed := map[int64]bool{}
 	for _, c := range p.Close {
 		x := sessions[c.Session]
@@ -114,8 +114,9 @@ func verifyClosed(t fataler, sessions map[int64]plan.Session, pools map[string]p
 		closed[x.ID] = true
 	}
 	for _, x := range sessions {
-		limit := cmp.Or(time.Duration(pools[x.Pool].Policy.SessionIdle), time.Hour)
-		over := x.State == dspool.SessionWaiting || x.State == dspool.SessionOpen && !x.Active && !x.KeepUntil.After(at) &&
+		limit := max(cmp.Or(time.Duration(pools[x.Pool].Policy.SessionIdle), time.Hour), 15*time.Second)
+		deaf := slices.ContainsFunc(s.Machines, func(m plan.Machine) bool { return m.Name == x.Machine && m.Health != dspool.Healthy })
+		over := x.State == dspool.SessionWaiting || x.State == dspool.SessionOpen && !x.Active && !deaf && !x.KeepUntil.After(at) &&
 			!x.LastActive.Add(limit).After(at) && !x.Since.Add(limit).After(at)
 		if over = over && x.Connections == 0; over != closed[x.ID] {
 			t.Fatalf("session %d is closed: %v, want %v: %+v", x.ID, closed[x.ID], over, x)

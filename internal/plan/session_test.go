@@ -275,6 +275,17 @@ func TestClose(t *testing.T) {
 			`wake in 1m30s`,
 		},
 		{
+			"however short the pool's time, the agent has looked twice before",
+			with(snapshot(batch(func(p *plan.Pool) { p.Policy.SessionIdle = 1 }), []plan.Machine{box(1)}), open(1, 15*time.Second), open(2, 14*time.Second)),
+			`close 1: nobody was connected and nothing of it lived for 15s
+			 wake in 1s`,
+		},
+		{
+			"nothing ends on a machine whose agent is not heard",
+			with(snapshot(batch(quick), []plan.Machine{box(1, func(m *plan.Machine) { m.Health = dspool.Unhealthy })}), open(1, 99*time.Hour)),
+			``,
+		},
+		{
 			"once nobody keeps it any more it is",
 			with(snapshot(batch(quick), []plan.Machine{box(1)}), open(1, 99*time.Hour, keep(0)), open(2, 99*time.Hour, func(s *plan.Session) { s.Pool = "gone" })),
 			`close 1: nobody was connected and nothing of it lived for 1m30s
