@@ -75,7 +75,7 @@ func (g *gateway) serve(ctx context.Context, c net.Conn, slot *slot, doorPool st
 	g.Log.Info("login", "connection", co.id, "user", l.identity.User, "from", co.from, "auth", l.identity.Auth)
 	g.add(co)
 	if why := g.trust.Load().revokes(l.cert, l.key); why != "" { // revoked since it was checked
-		co.why = why
+		co.because(why)
 		outer.Close()
 	}
 	co.parts.Go(co.place)

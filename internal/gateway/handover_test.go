@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -24,12 +25,37 @@ func TestNewGatewayTakesOverAndOldConnectionsFinish(t *testing.T) {
 	ok(t, term.Shell())
 	old := make(chan error, 1)
 	stopOld := w.stop
+	// People keep coming while the doors change hands, and nobody is turned away.
+	over := make(chan struct{})
+	var coming sync.WaitGroup
+	for range 2 {
+		coming.Go(func() {
+			for n := 0; ; n++ {
+				select {
+				case <-over:
+					return
+				default:
+				}
+				cl, err := w.client("bob", ssh.PublicKeys(w.signers["bob"]))
+				if err != nil {
+					t.Errorf("login %d: %v", n, err)
+					return
+				}
+				if s, err := cl.NewSession(); err != nil || s.Run("true") != nil {
+					t.Errorf("command %d: %v", n, err)
+				}
+				cl.Close()
+			}
+		})
+	}
 	stopNew := w.run(gateway.Limits{})
 	w.stop = func() error {
 		stopNew()
 		return stopOld()
 	}
 	w.eventually("the old one has handed over", func() bool { return w.logged("doors handed over") })
+	close(over)
+	coming.Wait()
 	if again := w.doorAddress(); again != w.door {
 		t.Fatalf("the door moved from %s to %s", w.door, again)
 	}
