@@ -193,7 +193,8 @@ func (c *Control) sessionStep(ctx context.Context, id int64) (st api.SessionStep
 }
 
 // startEstimate is how long it should still take until a waiting session has its machine: the mean of
-// the pool's latest starts, less the time the oldest machine that is coming has taken already.
+// the pool's latest starts, less the time the oldest machine that is coming has taken already. It is 0,
+// unknown, where none is coming: nobody knows when others leave.
 func startEstimate(tx *store.Tx, s store.SessionRow) (dspool.Duration, error) {
 	rows, err := tx.Machines(s.Pool, true, 20)
 	if err != nil {
@@ -201,15 +202,16 @@ func startEstimate(tx *store.Tx, s store.SessionRow) (dspool.Duration, error) {
 	}
 	var sum, age time.Duration
 	n := time.Duration(0)
+	coming := false
 	for _, m := range rows {
 		if m.ReadyAt != nil {
 			sum += m.ReadyAt.Sub(m.Created)
 			n++
 		} else if m.State == dspool.Creating || m.State == dspool.Starting {
-			age = max(age, tx.Now().Sub(m.Created))
+			age, coming = max(age, tx.Now().Sub(m.Created)), true
 		}
 	}
-	if n == 0 {
+	if n == 0 || !coming {
 		return 0, nil
 	}
 	return dspool.Duration(max(sum/n-age, 100*time.Millisecond).Round(100 * time.Millisecond)), nil
