@@ -114,11 +114,45 @@ func (j *jumpHost) serve() {
 			continue
 		}
 		j.count(1, 0)
-		j.wait.Go(func() {
-			_ = cmd.Wait()
-			j.count(-1, cmd.ProcessState.UserTime()+cmd.ProcessState.SystemTime())
-		})
+		j.wait.Go(func() { j.count(-1, watch(cmd)) })
 	}
+}
+
+// watchEvery is how often a connection's processes are looked at.
+const watchEvery = 20 * time.Millisecond
+
+// watch waits for a connection's end and returns the time on cores that its processes took, as last
+// seen: sshd does not wait for the one that does the work when a client just goes away.
+func watch(cmd *exec.Cmd) (spent time.Duration) {
+	ended := make(chan struct{})
+	go func() {
+		_ = cmd.Wait()
+		close(ended)
+	}()
+	look := time.NewTicker(watchEvery)
+	defer look.Stop()
+	for {
+		select {
+		case <-ended:
+			return max(spent, cmd.ProcessState.UserTime()+cmd.ProcessState.SystemTime())
+		case <-look.C:
+			spent = max(spent, familyUsage(cmd.Process.Pid))
+		}
+	}
+}
+
+// familyUsage is the time on cores of a process and of everything it has started.
+func familyUsage(pid int) time.Duration {
+	u, err := usageOf(pid)
+	if err != nil {
+		return 0
+	}
+	sum := u.own + u.children
+	children, _ := childrenOf(pid)
+	for _, child := range children {
+		sum += familyUsage(child)
+	}
+	return sum
 }
 
 func (j *jumpHost) count(n int, spent time.Duration) {
