@@ -142,8 +142,10 @@ func (c *Control) SetPassword(ctx context.Context, who auth.Subject, name string
 	if err != nil {
 		return err
 	}
-	if !who.Admin && old != "" && !auth.CheckPassword(old, req.Old) {
-		return dspool.Errorf(dspool.Forbidden, "the old password is wrong")
+	// Whoever has found a token must not find the password with it.
+	right := func() bool { return auth.CheckPassword(old, req.Old) }
+	if !who.Admin && old != "" && !c.wrong.guess(ctx, name, "account "+name, right) {
+		return dspool.Errorf(dspool.Forbidden, "the old password is wrong").WithHint("after several wrong ones, wait some minutes; an administrator can set a new one")
 	}
 	return c.write(ctx, func(w *work) error {
 		if _, err := w.User(name); err != nil {

@@ -2,11 +2,8 @@ package control
 
 import (
 	"context"
-	"net"
 	"slices"
 	"strconv"
-	"sync"
-	"time"
 
 	"github.com/dspool/dspool"
 	"github.com/dspool/dspool/api"
@@ -53,11 +50,8 @@ func (c *Control) ProveWho(ctx context.Context, p api.Proof) (id api.Identity, e
 		ok = known && !is("serial", strconv.FormatUint(p.Serial, 10)) && !is("key", p.Key)
 		how = "certificate " + strconv.FormatUint(p.Serial, 10) + " " + p.Key
 	case "password":
-		ok = c.wrong.allows(p.User, p.From) && auth.CheckPassword(hash, p.Password) && known
 		how = "password"
-		if !p.Probe {
-			c.wrong.note(p.User, p.From, ok)
-		}
+		ok = c.wrong.guess(ctx, p.User, p.From, func() bool { return auth.CheckPassword(hash, p.Password) && known })
 	}
 	if !ok {
 		if !p.Probe && p.Method == "password" && known {
@@ -71,74 +65,4 @@ func (c *Control) ProveWho(ctx context.Context, p api.Proof) (id api.Identity, e
 		return id, auth.ErrUnauthenticated
 	}
 	return api.Identity{User: user.Name, UID: user.UID, Admin: user.Admin, Auth: how}, nil
-}
-
-// wrongs slows down guessing: after a few wrong passwords, those of the same user and those from the
-// same address are refused for a while that doubles. Keys and certificates are never held back.
-type wrongs struct {
-	mu   sync.Mutex
-	seen map[string]wrongCount
-	now  func() time.Time
-}
-
-type wrongCount struct {
-	n     int
-	until time.Time
-	last  time.Time
-}
-
-const (
-	freeWrongs   = 5
-	wrongMemory  = 15 * time.Minute
-	longestRest  = 5 * time.Minute
-	rememberMost = 10_000
-)
-
-func newWrongs() *wrongs { return &wrongs{seen: map[string]wrongCount{}, now: time.Now} }
-
-func (w *wrongs) keys(user, from string) [2]string {
-	host, _, err := net.SplitHostPort(from)
-	if err != nil {
-		host = from
-	}
-	return [2]string{"user " + user, "from " + host}
-}
-
-func (w *wrongs) allows(user, from string) bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for _, k := range w.keys(user, from) {
-		if w.now().Before(w.seen[k].until) {
-			return false
-		}
-	}
-	return true
-}
-
-func (w *wrongs) note(user, from string, right bool) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	now := w.now()
-	if len(w.seen) > rememberMost {
-		for k, c := range w.seen {
-			if now.Sub(c.last) > wrongMemory || len(w.seen) > 2*rememberMost {
-				delete(w.seen, k)
-			}
-		}
-	}
-	for _, k := range w.keys(user, from) {
-		if right {
-			delete(w.seen, k)
-			continue
-		}
-		c := w.seen[k]
-		if now.Sub(c.last) > wrongMemory {
-			c = wrongCount{}
-		}
-		c.n, c.last = c.n+1, now
-		if over := c.n - freeWrongs; over >= 0 {
-			c.until = now.Add(min(time.Second<<min(over, 10), longestRest))
-		}
-		w.seen[k] = c
-	}
 }

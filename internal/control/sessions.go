@@ -276,6 +276,7 @@ func (c *Control) Session(ctx context.Context, who auth.Subject, id int64) (d ap
 		events, err := tx.Events(store.EventFilter{Pool: s.Pool, User: s.User, Latest: true, Limit: 200})
 		for _, e := range events {
 			if !e.Time.Before(s.Created) && (e.User == s.User || e.Machine != "" && e.Machine == s.Machine) && (s.Ended == nil || !e.Time.After(*s.Ended)) {
+				e.Reason = discreet(who, e.Reason)
 				d.Events = append(d.Events, e)
 			}
 		}
