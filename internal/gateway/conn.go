@@ -162,7 +162,26 @@ func (c *conn) place() {
 	}
 }
 
-func (c *conn) reach() (*inner, error) {
+// reach asks where the session lives and logs in there; a machine that does not answer may have gone
+// meanwhile, so that the server is asked again.
+func (c *conn) reach() (in *inner, err error) {
+	for range machineTries {
+		var last api.SessionStep
+		if last, err = c.openSession(); err != nil {
+			return nil, err
+		}
+		c.session.Store(last.Session)
+		c.machine, c.record = last.Ready.Machine, last.Ready.Record
+		c.progress(api.SessionStep{Session: last.Session, Message: "connecting to " + c.machine})
+		in, err = c.g.spares.inner(c.ctx, c, *last.Ready)
+		if dspool.ErrorCode(err) != dspool.Unavailable || c.ctx.Err() != nil {
+			return in, err
+		}
+	}
+	return nil, err
+}
+
+func (c *conn) openSession() (api.SessionStep, error) {
 	ask := api.OpenSession{
 		Connection: c.id, User: c.login.identity.User, Pool: c.login.pool, DoorPool: c.doorPool,
 		Protocol: dspool.ProtocolSSH, From: c.from, Auth: c.login.identity.Auth,
@@ -174,16 +193,10 @@ func (c *conn) reach() (*inner, error) {
 		}
 		return s, err
 	})
-	switch {
-	case err != nil:
-		return nil, err
-	case last.Failed != nil:
-		return nil, last.Failed
+	if err == nil && last.Failed != nil {
+		err = last.Failed
 	}
-	c.session.Store(last.Session)
-	c.machine, c.record = last.Ready.Machine, last.Ready.Record
-	c.progress(api.SessionStep{Session: last.Session, Message: "connecting to " + c.machine})
-	return c.g.spares.inner(c.ctx, c, *last.Ready)
+	return last, err
 }
 
 // progress tells everybody who waits how far it has come.

@@ -20,9 +20,9 @@ import (
 )
 
 const (
-	machinePatience = 30 * time.Second // until a machine's sshd must have answered
-	machineLogin    = 15 * time.Second // for one try
-	spareLife       = 2 * time.Minute  // of a prepared connection that nobody uses
+	machinePatience = 6 * time.Second // for a machine's sshd, before the server is asked again where the session lives
+	machineTries    = 5
+	spareLife       = 2 * time.Minute // of a prepared connection that nobody uses
 	mostSpares      = 256
 	userTimeout     = 20 * time.Second // unanswered bytes after which a machine is gone
 )
@@ -70,15 +70,16 @@ func (g *gateway) dialMachine(ctx context.Context, user, connection string, sess
 		}
 		// The machine's sshd may still be starting, or be out of places; a wrong key stays wrong.
 		var network net.Error
-		if !(errors.As(err, &network) || errors.Is(err, io.EOF)) || !rest.wait(ctx) {
-			return nil, dspool.Errorf(dspool.Unavailable, "machine %s does not let the gateway in: %w", m.Machine, err).WithHint("try again; if it stays, tell whoever runs this pool")
+		if !errors.As(err, &network) && !errors.Is(err, io.EOF) {
+			return nil, dspool.Errorf(dspool.Internal, "machine %s does not let the gateway in: %w", m.Machine, err).WithHint("tell whoever runs this pool")
+		}
+		if !rest.wait(ctx) {
+			return nil, dspool.Errorf(dspool.Unavailable, "machine %s does not answer: %w", m.Machine, err).WithHint("try again; if it stays, tell whoever runs this pool")
 		}
 	}
 }
 
 func loginMachine(ctx context.Context, address string, config *ssh.ClientConfig) (*inner, error) {
-	ctx, cancel := context.WithTimeout(ctx, machineLogin)
-	defer cancel()
 	d := net.Dialer{KeepAliveConfig: innerKeepAlive}
 	c, err := d.DialContext(ctx, "tcp", address)
 	if err != nil {

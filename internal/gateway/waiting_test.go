@@ -325,6 +325,22 @@ func TestMachineDiesUnderASession(t *testing.T) {
 	}
 }
 
+func TestMachineGoneBeforeTheLoginGetsThere(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	gone := startMachine(t, "gone", w.server.machines.PublicKey())
+	gone.kill()
+	w.server.change(func() {
+		w.server.place = func(o api.OpenSession, step func(api.SessionStep)) api.SessionStep {
+			w.server.change(func() { w.server.place = on(w.machine) })
+			return on(gone)(o, step)
+		}
+	})
+	if out := w.want(w.ssh("alice", "--", "echo elsewhere"), nil); out != "elsewhere\n" {
+		t.Fatalf("got %q", out)
+	}
+}
+
 func TestMachineWithAnotherHostKeyIsRefused(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
