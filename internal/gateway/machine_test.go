@@ -168,6 +168,9 @@ func (m *machine) access() *api.MachineAccess {
 
 func needs(t testing.TB, program string) string {
 	t.Helper()
+	if testing.Short() {
+		t.Skip("SKIPPED with -short: runs a real sshd")
+	}
 	if os.Geteuid() != 0 {
 		t.Skip("SKIPPED: needs root for a real sshd")
 	}
