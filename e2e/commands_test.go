@@ -34,6 +34,10 @@ import (
 //	lab USER...                      starts server main with a door for SSH (ssh_test.go)
 //	gateway status|kill|upgrade      looks at the process that keeps the doors (ssh_test.go)
 //	machines [POOL]                  prints the names of machines
+//	halfopen N                       opens N connections to the door that never get on (ssh_attack_test.go)
+//	knock NAME KEYFILE               logs in with a name that ssh would not send; ! wants it refused
+//	say TEXT                         sends bytes to the door and prints its answer
+//	resident MIB                     wants the gateway to hold at most that much memory
 //	kill9 init|agent FILE            kills that part of the machine of server main that FILE names
 var commands = map[string]func(*testscript.TestScript, bool, []string){
 	"server": cmdServer,
@@ -55,6 +59,10 @@ var commands = map[string]func(*testscript.TestScript, bool, []string){
 	"lab":        cmdLab,
 	"gateway":    cmdGateway,
 	"machines":   cmdMachines,
+	"halfopen":   cmdHalfOpen,
+	"knock":      cmdKnock,
+	"say":        cmdSay,
+	"resident":   cmdResident,
 }
 
 // set makes a variable for the script and for what it runs.

@@ -92,9 +92,10 @@ func (u *userNamespace) close() {
 
 // newUserNamespace makes the machine's user namespace. The machine's root owns it, so
 // that the kernel counts its inotify instances and the like against the machine and
-// not all machines' together against the host's root. It is called on a locked thread.
+// not all machines' together against the host's root. One user gets at most a quarter of the
+// machine's inotify instances, so that the next one still finds some. It is called on a locked thread.
 func newUserNamespace(private int, users dspool.UIDRange) (*userNamespace, error) {
-	cmd := exec.Command("/bin/sh", "-c", `echo 0 >/proc/sys/user/max_user_namespaces && echo ready && read wait`)
+	cmd := exec.Command("/bin/sh", "-c", `cd /proc/sys/user && echo 0 >max_user_namespaces && echo $(($(cat ../fs/inotify/max_user_instances) / 4)) >max_inotify_instances && echo ready && read wait`)
 	ids := idMap(private, users)
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags:  unix.CLONE_NEWUSER,
