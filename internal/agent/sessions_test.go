@@ -25,7 +25,7 @@ func withSessions(s *server, m *agenttest.Machine, dir string) agent.Config {
 
 func directive(id int64, user string, uid int) api.SessionDirective {
 	return api.SessionDirective{
-		ID: id, User: user, UID: uid, GID: uid, Home: "/home/" + user, Request: dspool.Resources{CPUs: 1, Memory: 128 << 20},
+		ID: id, User: user, UID: uid, GID: uid, Home: "/home/" + user, Request: dspool.Resources{CPUs: 0.25, Memory: 128 << 20},
 		Motd: "welcome to batch-1",
 	}
 }
@@ -266,6 +266,7 @@ func TestAttemptsAheadLeaveRoomForSessions(t *testing.T) {
 	s, m := newServer(t), agenttest.NewMachine(nil)
 	s.sshTrust = "ssh-ed25519 AAAA authority"
 	alice := directive(1, "alice", 20001)
+	alice.Request.CPUs = 1
 	s.seat(alice)
 	s.want(1, 1, "forever")
 	s.want(2, 1, "forever")

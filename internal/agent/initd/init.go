@@ -50,6 +50,7 @@ type machine struct {
 	sessions map[int64]*session
 	services map[string]*keeper
 	streams  map[*stream]bool
+	talks    map[*talk]bool // connections
 	stopping bool
 }
 
@@ -130,7 +131,7 @@ func newMachine(cfg Config) (*machine, error) {
 	m := &machine{
 		cfg: cfg, log: cfg.Log, reaper: newReaper(), accounts: newAccounts(cfg.Etc), root: root, null: null,
 		queue: newFIFO(), ended: make(chan struct{}),
-		attempts: map[int64]*attempt{}, sessions: map[int64]*session{}, services: map[string]*keeper{}, streams: map[*stream]bool{},
+		attempts: map[int64]*attempt{}, sessions: map[int64]*session{}, services: map[string]*keeper{}, streams: map[*stream]bool{}, talks: map[*talk]bool{},
 	}
 	go m.reaper.run()
 	return m, nil

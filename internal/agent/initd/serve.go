@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"slices"
 	"sync"
@@ -20,35 +21,65 @@ func (m *machine) serve(l *net.UnixListener) {
 			}
 			return
 		}
-		if err := checkPeer(conn); err != nil {
+		pid, err := checkPeer(conn)
+		if err != nil {
 			m.log.Warn("a connection to init is refused", "error", err)
 			conn.Close()
 			continue
 		}
-		go m.talk(conn)
+		t := &talk{pid: pid, over: make(chan struct{})}
+		m.mu.Lock()
+		m.talks[t] = true
+		m.mu.Unlock()
+		go func() {
+			defer close(t.over)
+			m.talk(conn)
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			delete(m.talks, t)
+		}()
 	}
 }
 
-// checkPeer refuses everybody but root of this machine.
-func checkPeer(conn *net.UnixConn) error {
+// talk is a connection of a process; over is closed when all that came over it has been handled.
+type talk struct {
+	pid  int
+	over chan struct{}
+}
+
+// heardOut waits until all that a process which has ended asked for is handled: what a killed agent
+// wanted in its last moment must not happen after the next one has looked at the table.
+func (m *machine) heardOut(pid int) {
+	m.mu.Lock()
+	talks := maps.Clone(m.talks)
+	m.mu.Unlock()
+	for t := range talks {
+		if t.pid == pid {
+			<-t.over
+		}
+	}
+}
+
+// checkPeer refuses everybody but root of this machine. It returns the other end's process.
+func checkPeer(conn *net.UnixConn) (pid int, err error) {
 	raw, err := conn.SyscallConn()
 	if err != nil {
-		return err
+		return 0, err
 	}
 	var cred *unix.Ucred
 	var credErr error
 	if err := raw.Control(func(fd uintptr) {
 		cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
 	}); err != nil {
-		return err
+		return 0, err
 	}
 	if credErr != nil {
-		return credErr
+		return 0, credErr
 	}
 	if cred.Uid != 0 {
-		return fmt.Errorf("user id %d may not talk to init", cred.Uid)
+		return 0, fmt.Errorf("user id %d may not talk to init", cred.Uid)
 	}
-	return nil
+	return int(cred.Pid), nil
 }
 
 // talk serves one connection. Replies are never waited for, so that a peer that does not

@@ -156,6 +156,7 @@ func (k *keeper) run() {
 		begun := time.Now()
 		status, err := k.once()
 		k.mu.Lock()
+		pid := k.pid
 		k.pid = 0
 		k.failures++
 		if time.Since(begun) > steady {
@@ -163,6 +164,7 @@ func (k *keeper) run() {
 		}
 		stopped := k.stopped
 		k.mu.Unlock()
+		k.m.heardOut(pid)
 		if stopped {
 			return
 		}
