@@ -114,27 +114,27 @@ func (j *jumpHost) serve() {
 			continue
 		}
 		j.count(1, 0)
-		j.wait.Go(func() { j.count(-1, watch(cmd)) })
+		j.wait.Go(func() {
+			spent, _ := watch(cmd) // clients just go away
+			j.count(-1, spent)
+		})
 	}
 }
 
-// watchEvery is how often a connection's processes are looked at.
+// watchEvery is how often processes are looked at.
 const watchEvery = 20 * time.Millisecond
 
-// watch waits for a connection's end and returns the time on cores that its processes took, as last
-// seen: sshd does not wait for the one that does the work when a client just goes away.
-func watch(cmd *exec.Cmd) (spent time.Duration) {
-	ended := make(chan struct{})
-	go func() {
-		_ = cmd.Wait()
-		close(ended)
-	}()
+// watch waits for a command's end and returns the time on cores that it and its children took, as
+// last seen: neither sshd nor ssh waits for the child that does half of the work.
+func watch(cmd *exec.Cmd) (spent time.Duration, err error) {
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
 	look := time.NewTicker(watchEvery)
 	defer look.Stop()
 	for {
 		select {
-		case <-ended:
-			return max(spent, cmd.ProcessState.UserTime()+cmd.ProcessState.SystemTime())
+		case err := <-ended:
+			return max(spent, cmd.ProcessState.UserTime()+cmd.ProcessState.SystemTime()), err
 		case <-look.C:
 			spent = max(spent, familyUsage(cmd.Process.Pid))
 		}

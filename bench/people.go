@@ -136,6 +136,7 @@ func (p *people) measure(ctx context.Context, r *report) error {
 		if !p.o.wants(part.name) {
 			continue
 		}
+		r.look()
 		if err := part.measure(ctx, r); err != nil {
 			return fmt.Errorf("measure %s: %w", part.name, err)
 		}

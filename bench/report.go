@@ -16,7 +16,7 @@ import (
 type report struct {
 	o      options
 	begun  time.Time
-	others float64 // cores that other work took at the start
+	others float64 // cores that other work took, at most, when nothing of this was running
 	rows   []row
 	notes  []string
 	missed int
@@ -32,6 +32,9 @@ type row struct {
 func newReport(o options) *report {
 	return &report{o: o, begun: time.Now(), others: othersUse()}
 }
+
+// look watches other work again, at a moment when nothing is measured.
+func (r *report) look() { r.others = max(r.others, othersUse()) }
 
 func (r *report) add(n row) {
 	if n.aim != "" && !n.met {
@@ -59,7 +62,7 @@ func (r *report) finish() (ok bool, err error) {
 func (r *report) text() string {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "dspool's speed against named peers, %s, in one run of %s\n", r.begun.Format(time.DateTime), seconds(time.Since(r.begun)))
-	fmt.Fprintf(&b, "host: %d cores, %s; other work took %.2f cores at the start", runtime.NumCPU(), kernel(), r.others)
+	fmt.Fprintf(&b, "host: %d cores, %s; other work took up to %.2f cores between the parts", runtime.NumCPU(), kernel(), r.others)
 	if r.others > 0.3 {
 		b.WriteString(": BUSY, do not rely on these numbers")
 	}

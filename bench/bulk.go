@@ -1,13 +1,14 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -15,18 +16,14 @@ import (
 
 const (
 	gib          = 1 << 30
-	bulkRounds   = 3
-	keyRounds    = 1000
-	keysAtOnce   = 50
-	readyToType  = "ready-to-type"
+	bulkRounds   = 5
 	leastBulk    = 1.1 // of ProxyJump
-	keysWithin   = time.Minute
 	transferTime = 3 * time.Minute
 )
 
-// transfer is what a GiB cost: its time, and the time on cores of whoever is between the client and
-// the command. Only those on its way count.
-type transfer struct{ took, gateway, jump, sshd time.Duration }
+// transfer is what a GiB cost: its time, and the time on cores of everybody between the file and the
+// command.
+type transfer struct{ took, client, gateway, jump, sshd time.Duration }
 
 // measureBulk carries a GiB into a machine and out of it, each way in turn.
 func (p *people) measureBulk(ctx context.Context, r *report) error {
@@ -68,14 +65,22 @@ func (p *people) measureBulk(ctx context.Context, r *report) error {
 			dspool: speed(throughDoor), peer: speed(throughJump) + " OpenSSH's ProxyJump",
 			ratio: times(ratio), aim: fmt.Sprintf("≥ %.1f×", leastBulk), met: ratio >= leastBulk,
 		})
-		r.note("1 GiB %s: direct %s; time on cores per GiB: the gateway %s, the jump host's sshd %s, the machine's own sshd %s (direct), %s (behind the gateway)",
-			to.name, speed(direct), seconds(mid(throughDoor, func(t transfer) time.Duration { return t.gateway })),
-			seconds(mid(throughJump, func(t transfer) time.Duration { return t.jump })),
-			seconds(mid(direct, func(t transfer) time.Duration { return t.sshd })),
-			seconds(mid(throughDoor, func(t transfer) time.Duration { return t.sshd })))
+		span := func(way string) string {
+			slowest, fastest := slices.MaxFunc(seen[way], byTime), slices.MinFunc(seen[way], byTime)
+			return fmt.Sprintf("%.0f to %.0f", (gib>>20)/slowest.took.Seconds(), (gib>>20)/fastest.took.Seconds())
+		}
+		client := func(t transfer) time.Duration { return t.client }
+		sshd := func(t transfer) time.Duration { return t.sshd }
+		r.note("1 GiB %s: direct %s; through the door from %s, through ProxyJump from %s", to.name, speed(direct), span(throughDoor), span(throughJump))
+		r.note("  time on cores: through the door client %s, gateway %s, machine's sshd %s; ProxyJump clients %s, jump host's sshd %s, machine's sshd %s; direct client %s, machine's sshd %s",
+			seconds(mid(throughDoor, client)), seconds(mid(throughDoor, func(t transfer) time.Duration { return t.gateway })), seconds(mid(throughDoor, sshd)),
+			seconds(mid(throughJump, client)), seconds(mid(throughJump, func(t transfer) time.Duration { return t.jump })), seconds(mid(throughJump, sshd)),
+			seconds(mid(direct, client)), seconds(mid(direct, sshd)))
 	}
 	return os.Remove(zeros)
 }
+
+func byTime(a, b transfer) int { return cmp.Compare(a.took, b.took) }
 
 func (p *people) transfer(ctx context.Context, way, command, input string) (t transfer, err error) {
 	ctx, cancel := context.WithTimeout(ctx, transferTime)
@@ -101,7 +106,10 @@ func (p *people) transfer(ctx context.Context, way, command, input string) (t tr
 	cmd := p.command(ctx, way, me, command)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = in, nothing, &said // files: this process carries nothing
 	begun := time.Now()
-	err = cmd.Run()
+	if err := cmd.Start(); err != nil {
+		return t, err
+	}
+	t.client, err = watch(cmd)
 	t.took = time.Since(begun)
 	if err != nil {
 		return t, fmt.Errorf("1 GiB %s: %w: %s", way, err, tail(said.String()))
@@ -171,101 +179,3 @@ func commandTime(said string) (sum time.Duration, err error) {
 	}
 	return sum, nil
 }
-
-// measureKeystroke types one key after another at terminals, and waits for the echo of each.
-func (p *people) measureKeystroke(ctx context.Context, r *report) error {
-	progress("people: %d keystrokes each way", keyRounds)
-	ctx, cancel := context.WithTimeout(ctx, keysWithin)
-	defer cancel()
-	terminals := map[string]*terminal{}
-	for _, way := range ways {
-		t, err := p.terminal(ctx, way)
-		if err != nil {
-			return err
-		}
-		defer t.close()
-		terminals[way] = t
-	}
-	took := map[string][]time.Duration{}
-	for range keyRounds / keysAtOnce {
-		for _, way := range ways {
-			for range keysAtOnce {
-				one, err := terminals[way].key()
-				if err != nil {
-					return fmt.Errorf("type %s: %w", way, err)
-				}
-				took[way] = append(took[way], one)
-			}
-		}
-	}
-	added := func(way string) time.Duration { return median(took[way]) - median(took[direct]) }
-	r.add(row{
-		what:   "keystroke and its echo, added to direct, median of " + strconv.Itoa(keyRounds),
-		dspool: micros(added(throughDoor)), peer: micros(added(throughJump)) + " OpenSSH's ProxyJump",
-		ratio: times(added(throughDoor).Seconds() / added(throughJump).Seconds()),
-	})
-	r.note("keystrokes: direct %s, through the door %s, through ProxyJump %s",
-		micros(median(took[direct])), micros(median(took[throughDoor])), micros(median(took[throughJump])))
-	return nil
-}
-
-func micros(d time.Duration) string { return fmt.Sprintf("%d µs", d.Microseconds()) }
-
-// terminal is one on a machine whose kernel echoes what is typed.
-type terminal struct {
-	in  *os.File
-	out *bufio.Reader
-	end func()
-}
-
-func (p *people) terminal(ctx context.Context, way string) (*terminal, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	cmd := p.command(ctx, way, me, "-tt", "echo "+readyToType+"; exec cat >/dev/null")
-	theirIn, in, err := os.Pipe()
-	if err != nil {
-		cancel()
-		return nil, err
-	}
-	out, theirOut, err := os.Pipe()
-	if err != nil {
-		cancel()
-		return nil, err
-	}
-	cmd.Stdin, cmd.Stdout = theirIn, theirOut
-	err = cmd.Start()
-	theirIn.Close()
-	theirOut.Close()
-	t := &terminal{in: in, out: bufio.NewReader(out)}
-	t.end = func() {
-		cancel()
-		_ = cmd.Wait()
-		in.Close()
-		out.Close()
-	}
-	if err != nil {
-		cancel()
-		return nil, err
-	}
-	for {
-		line, err := t.out.ReadString('\n')
-		if strings.TrimSpace(line) == readyToType {
-			return t, nil
-		}
-		if err != nil {
-			t.close()
-			return nil, fmt.Errorf("a terminal %s: %w", way, err)
-		}
-	}
-}
-
-// key types a key and waits for its echo.
-func (t *terminal) key() (time.Duration, error) {
-	begun := time.Now()
-	if _, err := t.in.Write([]byte{'x'}); err != nil {
-		return 0, err
-	}
-	_, err := t.out.ReadByte()
-	return time.Since(begun), err
-}
-
-func (t *terminal) close() { t.end() }
