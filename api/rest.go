@@ -120,7 +120,7 @@ type ApplyRequest struct {
 
 // Change is one difference between the file and what is.
 type Change struct {
-	Action string `json:"action" enum:"add,change,remove"`
+	Action string `json:"action" enum:"add,change,remove,skip"`
 	Kind   string `json:"kind"`
 	Name   string `json:"name"`
 	Detail string `json:"detail,omitempty" doc:"Such as max: 4 → 8."`

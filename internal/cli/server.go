@@ -206,7 +206,7 @@ func (a *app) readConfig(name string, elsewhere bool) (api.ApplyRequest, error) 
 }
 
 func (a *app) showChanges(res api.ApplyResult) {
-	signs := map[string][2]string{"add": {"+", green}, "change": {"~", yellow}, "remove": {"-", red}}
+	signs := map[string][2]string{"add": {"+", green}, "change": {"~", yellow}, "remove": {"-", red}, "skip": {"!", yellow}}
 	for _, ch := range res.Changes {
 		sign := signs[ch.Action]
 		what := ch.Kind + " " + ch.Name

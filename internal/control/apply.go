@@ -49,18 +49,19 @@ func (c *Control) Apply(ctx context.Context, who auth.Subject, req api.ApplyRequ
 		return res, problemsError(problems)
 	}
 	err = c.write(ctx, func(w *work) error {
+		gone, err := w.withoutRemoved(cfg)
+		if err != nil {
+			return err
+		}
 		current, err := currentConfig(w.Tx, cfg)
 		if err != nil {
 			return err
 		}
-		res = api.ApplyResult{Changes: config.Diff(current, cfg), Applied: !req.DryRun}
-		if res.Changes == nil {
-			res.Changes = []api.Change{}
-		}
+		res = api.ApplyResult{Changes: append(gone, config.Diff(current, cfg)...), Applied: !req.DryRun}
 		if problems, err := w.conflicts(cfg, res.Changes); err != nil {
 			return err
 		} else if len(problems) > 0 {
-			return problemsError(problems)
+			return conflictError(problems)
 		}
 		if req.DryRun {
 			return nil
@@ -93,6 +94,15 @@ func (c *Control) findRecipe(img *dspool.Image, recipes, beside string) error {
 
 func problemsError(problems []config.Problem) error {
 	return &Problems{Sum: config.Err(problems), Fields: config.FieldProblems(problems)}
+}
+
+// conflictError is for what the file may well say, only not now.
+func conflictError(problems []config.Problem) error {
+	var sum *dspool.Error
+	if !errors.As(config.Err(problems), &sum) {
+		return config.Err(problems)
+	}
+	return &Problems{Sum: &dspool.Error{Code: dspool.Conflict, Message: sum.Message, Hint: sum.Hint}, Fields: config.FieldProblems(problems)}
 }
 
 // currentConfig is what is applied now, in the form of a file that says as much as wanted.

@@ -5,10 +5,33 @@ import (
 	"slices"
 
 	"github.com/dspool/dspool"
+	"github.com/dspool/dspool/api"
 	"github.com/dspool/dspool/internal/auth"
 	"github.com/dspool/dspool/internal/config"
 	"github.com/dspool/dspool/internal/store"
 )
+
+// withoutRemoved takes users out of a file's configuration that somebody has removed by command: a file
+// that still names them must neither bring them back nor keep the server from starting.
+func (w *work) withoutRemoved(cfg *config.Config) ([]api.Change, error) {
+	skipped := []api.Change{}
+	var kept []config.User
+	for _, u := range cfg.Users {
+		gone, err := w.WasUser(u.Name)
+		if err != nil {
+			return nil, err
+		}
+		if !gone {
+			kept = append(kept, u)
+			continue
+		}
+		skipped = append(skipped, api.Change{
+			Action: "skip", Kind: "user", Name: u.Name, Detail: "was removed; `dspool user add " + u.Name + "` makes a new account of that name",
+		})
+	}
+	cfg.Users = kept
+	return skipped, nil
+}
 
 // keysOfFile puts the keys of a file's users into the form in which they are kept, and finds the wrong ones.
 func keysOfFile(cfg *config.Config) (problems []config.Problem) {

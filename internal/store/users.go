@@ -38,6 +38,12 @@ func (tx *Tx) Users() ([]dspool.User, error) {
 	return us, wrap(err, "list users")
 }
 
+// WasUser says whether a user of that name has been removed and none has it now.
+func (tx *Tx) WasUser(name string) (bool, error) {
+	n, _, err := one(tx, scanID, `SELECT COUNT(*) - 2 * COUNT(CASE WHEN removed IS NULL THEN 1 END) FROM users WHERE name = ?`, name)
+	return n > 0, err
+}
+
 // User returns the user called name; NotFound if there is none, or if it was removed.
 func (tx *Tx) User(name string) (dspool.User, error) {
 	us, err := tx.users(` AND u.name = ?`, name)
