@@ -8,6 +8,7 @@ import (
 	"encoding/base32"
 	"encoding/hex"
 	"strings"
+	"time"
 
 	"github.com/dspool/dspool"
 )
@@ -16,6 +17,9 @@ import (
 type Subject struct {
 	User  string // "" for the host's root without an account
 	Admin bool
+	// Since is when the account was made. A name may be given again after its account was removed:
+	// what is older was another person's.
+	Since time.Time
 }
 
 // Name is how events call the subject.
@@ -83,6 +87,11 @@ func Can(s Subject, a Action, k Kind, of string) bool {
 		return s.Admin || (of != "" && s.User == of)
 	}
 	return false
+}
+
+// CanOld is Can for a thing that was made at a time, perhaps by a former account of the same name.
+func CanOld(s Subject, a Action, k Kind, of string, made time.Time) bool {
+	return Can(s, a, k, of) && (s.Admin || !made.Before(s.Since))
 }
 
 const tokenPrefix = "dsp_"

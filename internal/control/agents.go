@@ -19,16 +19,18 @@ func (c *Control) Enrol(ctx context.Context, req api.EnrolRequest) (api.EnrolRes
 	if err != nil {
 		return api.EnrolResponse{}, err
 	}
+	// Everybody on a machine may ask, so that a wrong token must not keep those who write waiting.
+	err = c.Store.Read(ctx, func(tx *store.Tx) error {
+		_, err := enrolling(tx, req, hash)
+		return err
+	})
+	if err != nil {
+		return api.EnrolResponse{}, err
+	}
 	err = c.write(ctx, func(w *work) error {
-		m, err := w.Machine(req.Machine)
-		if dspool.ErrorCode(err) == dspool.NotFound {
-			return auth.ErrUnauthenticated
-		} else if err != nil {
+		m, err := enrolling(w.Tx, req, hash)
+		if err != nil {
 			return err
-		}
-		right := subtle.ConstantTimeCompare([]byte(m.TokenHash), []byte(auth.HashSecret(req.Token))) == 1
-		if !right || m.TokenHash == "" || m.State == dspool.Destroying || m.State.Ended() || (m.AgentKey != "" && m.AgentKey != hash) {
-			return auth.ErrUnauthenticated
 		}
 		m.AgentKey, m.AgentReady, m.Seen = hash, true, w.Now()
 		if m.HostKey, err = hostKey(req.HostKey); err != nil {
@@ -46,6 +48,21 @@ func (c *Control) Enrol(ctx context.Context, req api.EnrolRequest) (api.EnrolRes
 	}
 	cert, err := c.Authority.SignMachine(req.Machine, key, time.Now())
 	return api.EnrolResponse{Certificate: cert, SSHTrust: c.SSH.MachineTrust()}, err
+}
+
+// enrolling returns the machine that a request to enrol may speak for.
+func enrolling(tx *store.Tx, req api.EnrolRequest, key string) (store.MachineRow, error) {
+	m, err := tx.Machine(req.Machine)
+	if dspool.ErrorCode(err) == dspool.NotFound {
+		return m, auth.ErrUnauthenticated
+	} else if err != nil {
+		return m, err
+	}
+	right := subtle.ConstantTimeCompare([]byte(m.TokenHash), []byte(auth.HashSecret(req.Token))) == 1
+	if !right || m.TokenHash == "" || m.State == dspool.Destroying || m.State.Ended() || (m.AgentKey != "" && m.AgentKey != key) {
+		return m, auth.ErrUnauthenticated
+	}
+	return m, nil
 }
 
 // hostKey is the public key of a machine's sshd, which is pinned from now on; "" has no sshd.

@@ -58,7 +58,7 @@ func (c *Control) Events(ctx context.Context, who auth.Subject, q EventQuery) (l
 			}
 		}
 		events, err := tx.Events(store.EventFilter{
-			After: q.After, Latest: q.Latest, Limit: q.Limit + 1, Pool: q.Pool, Machine: q.Machine, Job: q.Job, User: visibleTo(who),
+			After: q.After, Latest: q.Latest, Limit: q.Limit + 1, Pool: q.Pool, Machine: q.Machine, Job: q.Job, User: visibleTo(who), Since: who.Since,
 		})
 		if len(events) > q.Limit {
 			list.More = true

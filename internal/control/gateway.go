@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -210,6 +211,7 @@ func (c *Control) EndSilentConnections(ctx context.Context) error {
 				silent = append(silent, api.ConnectionReport{ID: conn.ID, BytesIn: conn.BytesIn, BytesOut: conn.BytesOut, Ended: true, Why: "its gateway is gone"})
 			}
 		}
+		maps.DeleteFunc(c.gateway.heard, func(_ string, last time.Time) bool { return time.Since(last) > 2*silentConnection })
 		return nil
 	})
 	if err != nil || len(silent) == 0 {

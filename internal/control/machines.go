@@ -59,14 +59,14 @@ func (c *Control) Machine(ctx context.Context, who auth.Subject, name string) (d
 			return err
 		}
 		for _, a := range open {
-			if auth.Can(who, auth.See, auth.Job, a.User) {
+			if auth.CanOld(who, auth.See, auth.Job, a.User, a.Assigned) {
 				d.Tasks = append(d.Tasks, dspool.Task{
 					Job: a.Job, Index: a.Index, State: a.State, Reason: a.Reason, Attempt: a.ID,
 					Machine: name, ExitCode: a.ExitCode, Started: a.Started, Ended: a.Ended,
 				})
 			}
 		}
-		d.Events, err = tx.Events(store.EventFilter{Machine: name, Latest: true, Limit: 20, User: visibleTo(who)})
+		d.Events, err = tx.Events(store.EventFilter{Machine: name, Latest: true, Limit: 20, User: visibleTo(who), Since: who.Since})
 		for i := range d.Events {
 			d.Events[i].Reason = discreet(who, d.Events[i].Reason)
 		}
@@ -219,7 +219,7 @@ func (c *Control) MachineLost(ctx context.Context, name, failure string) error {
 func (c *Control) Operation(ctx context.Context, who auth.Subject, id string) (op dspool.Operation, err error) {
 	err = c.Store.Read(ctx, func(tx *store.Tx) error {
 		op, err = tx.Operation(id)
-		if dspool.ErrorCode(err) == dspool.NotFound || (err == nil && !auth.Can(who, auth.See, auth.Operation, op.User)) {
+		if dspool.ErrorCode(err) == dspool.NotFound || (err == nil && !auth.CanOld(who, auth.See, auth.Operation, op.User, op.Created)) {
 			return hidden("operation", dspool.Quote(id))
 		}
 		return err

@@ -87,7 +87,7 @@ func (o *Output) Copy(ctx context.Context, w io.Writer, follow bool) error {
 		if err != nil {
 			return err
 		}
-		if err := o.drain(w, buf); err != nil {
+		if err := o.drain(ctx, w, buf); err != nil {
 			return err
 		}
 		if !follow || task.State.Ended() {
@@ -115,13 +115,13 @@ func (o *Output) Copy(ctx context.Context, w io.Writer, follow bool) error {
 }
 
 // drain writes everything that the file holds beyond the offset.
-func (o *Output) drain(w io.Writer, buf []byte) error {
+func (o *Output) drain(ctx context.Context, w io.Writer, buf []byte) error {
 	if o.file == nil {
 		if err := o.find(); err != nil || o.file == nil {
 			return err
 		}
 	}
-	for {
+	for ctx.Err() == nil { // a file may be long, and who asks be shut out meanwhile
 		n, err := o.file.ReadAt(buf, o.offset)
 		if n > 0 {
 			if _, err := w.Write(buf[:n]); err != nil {
@@ -135,6 +135,7 @@ func (o *Output) drain(w io.Writer, buf []byte) error {
 			return fmt.Errorf("read output: %w", err)
 		}
 	}
+	return ctx.Err()
 }
 
 // open opens the file as the job's user: what the user could not read is not read.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -36,6 +37,9 @@ func (c *Control) User(ctx context.Context, who auth.Subject, name string) (d ap
 		d.Keys = append(d.Keys, keys...)
 		rows, err := tx.Sessions(store.SessionFilter{User: name, Limit: 100})
 		for _, r := range rows {
+			if r.UID != d.User.UID {
+				continue // of a former account of this name
+			}
 			d.Sessions = append(d.Sessions, r.Session)
 		}
 		return err
@@ -114,12 +118,16 @@ func (w *work) setGroups(user dspool.User, groups []string) error {
 	return nil
 }
 
-// Groups lists the groups.
-func (c *Control) Groups(ctx context.Context) (list api.List[dspool.Group], err error) {
+// Groups lists the groups: a user's own, or for administrators all.
+func (c *Control) Groups(ctx context.Context, who auth.Subject) (list api.List[dspool.Group], err error) {
 	list.Items = []dspool.Group{}
 	err = c.Store.Read(ctx, func(tx *store.Tx) error {
 		groups, err := tx.Groups()
-		list.Items = append(list.Items, groups...)
+		for _, g := range groups {
+			if who.Admin || who.User != "" && slices.Contains(g.Members, who.User) {
+				list.Items = append(list.Items, g)
+			}
+		}
 		return err
 	})
 	return list, err
@@ -267,6 +275,32 @@ func (c *Control) SignUserCertificate(ctx context.Context, who auth.Subject, req
 		})
 	})
 	return cert, err
+}
+
+// endedSetting is the setting that holds the last certificate that a former account of a name may have.
+func endedSetting(user string) string { return "certificates." + user }
+
+// endCertificates has no certificate that was issued until now let anybody in as a user: the name may
+// be given again before the certificates of its former account have expired.
+func (w *work) endCertificates(user string) error {
+	last, err := w.NextSerial()
+	if err != nil {
+		return err
+	}
+	return w.SetSetting(endedSetting(user), strconv.FormatUint(last, 10))
+}
+
+// endedCertificates is the number up to which a user's certificates let nobody in.
+func endedCertificates(tx *store.Tx, user string) (uint64, error) {
+	text, err := tx.Setting(endedSetting(user))
+	if err != nil || text == "" {
+		return 0, err
+	}
+	last, err := strconv.ParseUint(text, 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("read setting %s: %w", endedSetting(user), err)
+	}
+	return last, nil
 }
 
 // Revoke ends a certificate or key at once, at every door.

@@ -18,6 +18,7 @@ func (c *Control) ProveWho(ctx context.Context, p api.Proof) (id api.Identity, e
 	var hash string
 	var keys []dspool.UserKey
 	var revoked []store.Revocation
+	var former uint64 // certificates up to this one are not this account's
 	err = c.Store.Read(ctx, func(tx *store.Tx) error {
 		user, err = tx.User(p.User)
 		if dspool.ErrorCode(err) == dspool.NotFound {
@@ -30,6 +31,9 @@ func (c *Control) ProveWho(ctx context.Context, p api.Proof) (id api.Identity, e
 			return err
 		}
 		if keys, err = tx.UserKeys(p.User); err != nil {
+			return err
+		}
+		if former, err = endedCertificates(tx, p.User); err != nil {
 			return err
 		}
 		revoked, err = tx.Revocations()
@@ -47,7 +51,7 @@ func (c *Control) ProveWho(ctx context.Context, p api.Proof) (id api.Identity, e
 		ok = slices.ContainsFunc(keys, func(k dspool.UserKey) bool { return k.Fingerprint == p.Key }) && !is("key", p.Key)
 		how = "key " + p.Key
 	case "certificate":
-		ok = known && !is("serial", strconv.FormatUint(p.Serial, 10)) && !is("key", p.Key)
+		ok = known && (former == 0 || p.Serial > former) && !is("serial", strconv.FormatUint(p.Serial, 10)) && !is("key", p.Key)
 		how = "certificate " + strconv.FormatUint(p.Serial, 10) + " " + p.Key
 	case "password":
 		how = "password"

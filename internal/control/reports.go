@@ -26,12 +26,17 @@ func (c *Control) Report(ctx context.Context, machine string, r api.Report) erro
 	if n := max(len(r.Attempts), len(r.Sessions)); n > maxReports {
 		return dspool.Errorf(dspool.Invalid, "the report is about %d attempts or sessions", n).WithHint("at most %d at once", maxReports)
 	}
+	leave, err := c.lanes.enter(ctx, machine)
+	if err != nil {
+		return err
+	}
+	defer leave()
 	return c.write(ctx, func(w *work) error {
 		m, err := agentOf(w.Tx, machine)
 		if err != nil {
 			return err
 		}
-		if err := w.noteHealth(&m, r); err != nil {
+		if err := w.noteHealth(&m, r, c.lanes.news); err != nil {
 			return err
 		}
 		if err := w.sessionsReported(machine, r.Sessions); err != nil {
@@ -62,7 +67,7 @@ func (c *Control) Report(ctx context.Context, machine string, r api.Report) erro
 	})
 }
 
-func (w *work) noteHealth(m *store.MachineRow, r api.Report) error {
+func (w *work) noteHealth(m *store.MachineRow, r api.Report, news func(string, time.Time) bool) error {
 	health, reason := dspool.Healthy, ""
 	if r.Health == dspool.Unhealthy {
 		health, reason = dspool.Unhealthy, clip(r.Reason)
@@ -78,7 +83,7 @@ func (w *work) noteHealth(m *store.MachineRow, r api.Report) error {
 	turned := m.Health != health
 	m.Health, m.HealthReason = health, reason
 	w.wake(topicPlan)
-	if err := w.UpdateMachine(*m); err != nil || !turned { // a reason that changes all the time is no event
+	if err := w.UpdateMachine(*m); err != nil || !turned || !news(m.Name, w.Now()) { // a reason that changes all the time is no event
 		return err
 	}
 	return w.event(dspool.Event{

@@ -49,7 +49,10 @@ func (c *Control) OpenSession(ctx context.Context, req api.OpenSession, step fun
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			c.leave(req.Connection)
+			// A server that stops also ends the request: the person still waits, and the gateway asks again.
+			if c.base.Err() == nil {
+				c.leave(req.Connection)
+			}
 			return ctx.Err()
 		case <-c.base.Done():
 			return dspool.Errorf(dspool.Unavailable, "the server stops")
@@ -240,6 +243,9 @@ func (c *Control) ListSessions(ctx context.Context, who auth.Subject, q SessionQ
 	err = c.Store.Read(ctx, func(tx *store.Tx) error {
 		rows, err := tx.Sessions(f)
 		for i, r := range rows {
+			if !auth.CanOld(who, auth.See, auth.Session, r.User, r.Created) {
+				break // and so are all that are older
+			}
 			if i == limit {
 				list.More = true
 				break
@@ -253,7 +259,7 @@ func (c *Control) ListSessions(ctx context.Context, who auth.Subject, q SessionQ
 
 func seenSession(tx *store.Tx, who auth.Subject, id int64) (store.SessionRow, error) {
 	s, err := tx.Session(id)
-	if dspool.ErrorCode(err) == dspool.NotFound || (err == nil && !auth.Can(who, auth.See, auth.Session, s.User)) {
+	if dspool.ErrorCode(err) == dspool.NotFound || (err == nil && !auth.CanOld(who, auth.See, auth.Session, s.User, s.Created)) {
 		return store.SessionRow{}, hidden("session", strconv.FormatInt(id, 10))
 	}
 	return s, err

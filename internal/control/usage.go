@@ -52,6 +52,11 @@ func (c *Control) Usage(ctx context.Context, who auth.Subject, by string, from, 
 	if err != nil {
 		return u, err
 	}
+	for i, cl := range claims {
+		if cl.User == who.User && !auth.CanOld(who, auth.See, auth.Bill, cl.User, cl.From) {
+			claims[i].User += " (removed)" // a former account of this name: no account can be called so
+		}
+	}
 	u = api.Usage{From: from, To: to, By: string(key), Rows: []dspool.UsageRow{}}
 	fine := key
 	if key == usage.ByPool && !who.Admin {

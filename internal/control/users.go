@@ -131,7 +131,10 @@ func (c *Control) RemoveUser(ctx context.Context, who auth.Subject, name string)
 		if err := w.RemoveUser(name); err != nil {
 			return err
 		}
-		w.wake(TopicAccess)
+		if err := w.endCertificates(name); err != nil {
+			return err
+		}
+		w.wake(TopicAccess, topicGateway)
 		return w.event(dspool.Event{Actor: who.Name(), Kind: "user.removed", User: name, Message: "user " + name + " removed; the files stay"})
 	})
 }
@@ -217,7 +220,7 @@ func (c *Control) Authenticate(ctx context.Context, secret string) (auth.Subject
 			return auth.ErrUnauthenticated
 		}
 		stale = token.Used == nil || tx.Now().Sub(*token.Used) > time.Minute
-		who = auth.Subject{User: user.Name, Admin: user.Admin}
+		who = auth.Subject{User: user.Name, Admin: user.Admin, Since: user.Created}
 		return err
 	})
 	if err != nil {

@@ -70,7 +70,13 @@ func asMachine(fn func(string, http.ResponseWriter, *http.Request)) http.Handler
 	}
 }
 
+// bodyWithin is how long the body of a request may take to come; huma has a limit of its own.
+const bodyWithin = 10 * time.Second
+
 func readJSON(w http.ResponseWriter, r *http.Request, most int64, into any) bool {
+	c := http.NewResponseController(w)
+	_ = c.SetReadDeadline(time.Now().Add(bodyWithin)) // where it is not possible, it is a test
+	defer c.SetReadDeadline(time.Time{})
 	err := json.NewDecoder(http.MaxBytesReader(w, r.Body, most)).Decode(into)
 	if err == nil {
 		return true

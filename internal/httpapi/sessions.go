@@ -101,8 +101,8 @@ func (s *Server) accounts() {
 			return none{}, c.RemoveUserKey(ctx, who, in.Name, in.Fingerprint)
 		})
 	route(s, http.MethodGet, "/groups", "list-groups", "Groups and their members", 200,
-		func(ctx context.Context, _ auth.Subject, _ *none) (api.List[dspool.Group], error) {
-			return c.Groups(ctx)
+		func(ctx context.Context, who auth.Subject, _ *none) (api.List[dspool.Group], error) {
+			return c.Groups(ctx, who)
 		})
 	route(s, http.MethodPost, "/ssh/certificate", "sign-certificate", "A short-lived SSH certificate for the caller", 200,
 		func(ctx context.Context, who auth.Subject, in *struct{ Body api.CertificateRequest }) (api.Certificate, error) {

@@ -39,7 +39,10 @@ func stream[I any](s *Server, path, id, summary, media string, open func(context
 			f.c.Flush()
 			ctx, cancel := context.WithCancel(r.Context())
 			defer cancel()
-			go s.endWhenBarred(ctx, cancel)
+			go s.endWhenBarred(ctx, func() {
+				cancel()
+				_ = f.c.SetWriteDeadline(time.Unix(1, 0)) // it may be waiting for a client that does not read
+			})
 			if err := send(ctx, f); err != nil && r.Context().Err() == nil {
 				// The answer has begun: only breaking it off tells the client that it is not whole.
 				panic(http.ErrAbortHandler)

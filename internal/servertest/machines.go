@@ -28,7 +28,7 @@ func (s *System) boot(ctx context.Context, spec provider.MachineSpec) {
 		s.kills[spec.Name] = kill
 		s.mu.Unlock()
 		if s.Steps.pass(life, Enrol, spec.Name) == nil {
-			err = agent.New(agent.Config{Boot: spec.Agent, Executor: m, Dir: dir, Grace: 20 * time.Millisecond}).Run(life)
+			err = agent.New(agent.Config{Boot: spec.Agent, Executor: m, Host: m, Dir: dir, Grace: 20 * time.Millisecond}).Run(life)
 		}
 		kill()
 		if err != nil {

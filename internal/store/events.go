@@ -31,8 +31,9 @@ type EventFilter struct {
 	Limit         int   // at most so many; 0 is no limit
 	Pool, Machine string
 	Job           int64
-	User          string // only events about this user's things, or about nobody's
-	Latest        bool   // the limit keeps the newest ones rather than the oldest
+	User          string    // only events about this user's things, or about nobody's
+	Since         time.Time // with User: only events about this user's things from then on
+	Latest        bool      // the limit keeps the newest ones rather than the oldest
 }
 
 // Events returns events, oldest first.
@@ -49,7 +50,7 @@ func (tx *Tx) Events(f EventFilter) ([]dspool.Event, error) {
 		add(`job = ?`, f.Job)
 	}
 	if f.User != "" {
-		add(`(user_name IS NULL OR user_name = ?)`, f.User)
+		where, args = append(where, `(user_name IS NULL OR user_name = ? AND time >= ?)`), append(args, f.User, f.Since.UnixMicro())
 	}
 	order := ` ORDER BY id LIMIT ?`
 	if f.Latest {
