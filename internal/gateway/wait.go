@@ -127,16 +127,18 @@ func (s *session) noMachine(answered []request, queued []*ssh.Request, hide func
 	}
 }
 
-// progressLine says in one line what somebody waits for.
+// progressLine says in one line what somebody waits for: what changes comes first, because a narrow
+// terminal cuts the end.
 func progressLine(step api.SessionStep, waited time.Duration, columns int) string {
-	parts := []string{cmp.Or(printable(step.Message), "looking for a machine")}
+	var facts []string
 	if step.Position > 0 {
-		parts = append(parts, fmt.Sprintf("place %d in the queue", step.Position))
+		facts = append(facts, fmt.Sprintf("place %d in the queue", step.Position))
 	}
 	if left := time.Duration(step.Estimate); left > 0 {
-		parts = append(parts, "about "+seconds(left)+" to go")
+		facts = append(facts, "about "+seconds(left)+" to go")
 	}
-	line := []rune(strings.Join(parts, ", ") + " (" + seconds(waited) + ")")
+	facts = append(facts, "waited "+seconds(waited))
+	line := []rune(strings.Join(facts, ", ") + ": " + cmp.Or(printable(step.Message), "looking for a machine"))
 	if columns == 0 {
 		columns = 80 // unknown
 	}

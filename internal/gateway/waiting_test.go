@@ -80,7 +80,8 @@ func TestHeldConnection(t *testing.T) {
 		shell := make(chan error, 1)
 		go func() { shell <- term.Shell() }()
 		w.eventually("progress is shown", func() bool {
-			return strings.Contains(term.out.String(), "starting lab-3[31m, place 2 in the queue, about 20s to go")
+			out := term.out.String()
+			return strings.Contains(out, "place 2 in the queue, about 20s to go, waited ") && strings.Contains(out, ": starting lab-3[31m")
 		})
 		io.WriteString(term.in, "echo typed-$((40+2)); exit 5\n")
 		release()
