@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"github.com/dspool/dspool"
+	"github.com/dspool/dspool/internal/suggest"
 	"go.yaml.in/yaml/v3"
 )
 
@@ -88,7 +89,7 @@ func (d *decoder) fields(n *yaml.Node, what string, known map[string]func(*yaml.
 		read, ok := known[key.Value]
 		switch {
 		case !ok:
-			d.problem(key, "%s has no key %s; %s", what, dspool.Quote(key.Value), suggest(key.Value, slices.Sorted(maps.Keys(known))))
+			d.problem(key, "%s has no key %s; %s", what, dspool.Quote(key.Value), meant(key.Value, slices.Sorted(maps.Keys(known))))
 		case seen[key.Value] > 0:
 			d.problem(key, "key %s is there twice, first on line %d", key.Value, seen[key.Value])
 		case value.Kind == yaml.AliasNode:
@@ -304,4 +305,12 @@ func (d *decoder) source(n *yaml.Node) []byte {
 		d.problem(n, "source %s cannot be read: %v", dspool.Quote(n.Value), err)
 	}
 	return content
+}
+
+// meant names the known key that was probably meant, or all of them.
+func meant(word string, known []string) string {
+	if near := suggest.Nearest(word, known); near != "" {
+		return "did you mean " + near + "?"
+	}
+	return "known are " + strings.Join(known, ", ")
 }
