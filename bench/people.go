@@ -31,7 +31,8 @@ const (
 	me         = "ada" // who logs in where one person is enough
 )
 
-// peopleTeam has %[1]s for the list of users, %[2]d for the host's cores.
+// peopleTeam has %[1]s for the list of users, %[2]d for the host's cores, %[3]d and %[4]d
+// for the people on one machine of the hall and of the crowd.
 const peopleTeam = `
 server: {listen: "127.0.0.1:0"}
 users:
@@ -46,8 +47,8 @@ images: {people: {recipe: people.yaml}}
 pools:
   lab: {kind: interactive, image: people, sizes: [desk], min: 0, max: 1, shares: [home, team], internet: false, policy: {sessions_per_machine: 16}}
   cold: {kind: interactive, image: people, sizes: [desk], min: 0, max: 1, shares: [home, team], internet: false}
-  hall: {kind: interactive, image: people, sizes: [hall], min: 0, max: 1, shares: [home, team], internet: false, policy: {sessions_per_machine: 20}}
-  crowd: {kind: interactive, image: people, sizes: [seat], min: 0, max: 50, shares: [home, team], internet: false, policy: {sessions_per_machine: 4}}
+  hall: {kind: interactive, image: people, sizes: [hall], min: 0, max: 1, shares: [home, team], internet: false, policy: {sessions_per_machine: %[3]d}}
+  crowd: {kind: interactive, image: people, sizes: [seat], min: 0, max: 50, shares: [home, team], internet: false, policy: {sessions_per_machine: %[4]d}}
 doors: [{listen: "127.0.0.1:0", protocol: ssh, pool: lab}]
 `
 
@@ -76,7 +77,7 @@ func measurePeople(ctx context.Context, o options, work string, r *report) error
 		fmt.Fprintf(&list, "\n    - {name: %s, keys: [%q]}", user, key)
 	}
 	var err error
-	if p.server, err = newServer(o, filepath.Join(work, "people"), fmt.Sprintf(peopleTeam, &list, runtime.NumCPU())); err != nil {
+	if p.server, err = newServer(o, filepath.Join(work, "people"), fmt.Sprintf(peopleTeam, &list, runtime.NumCPU(), hallUsers, crowdSeats)); err != nil {
 		return err
 	}
 	if err := os.WriteFile(filepath.Join(p.server.dir, "people.yaml"), peopleRecipe, 0o644); err != nil {
