@@ -51,6 +51,9 @@ func inWorld(t *testing.T) bool {
 		makeWorld(t)
 		return true
 	}
+	if testing.Short() {
+		t.Skip("SKIPPED: -short makes no networks")
+	}
 	t.Parallel()
 	if os.Geteuid() != 0 {
 		t.Skip("SKIPPED, NOT TESTED: the network of machines needs root")

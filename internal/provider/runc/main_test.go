@@ -73,6 +73,9 @@ func needRoot(t testing.TB) {
 	if os.Geteuid() != 0 {
 		t.Skip("SKIPPED: machines can only be made by root")
 	}
+	if testing.Short() {
+		t.Skip("SKIPPED: -short makes no machines")
+	}
 }
 
 // noNetwork leaves machines with nothing but their loopback.
