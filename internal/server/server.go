@@ -185,7 +185,7 @@ func (s *Server) serveAgents(ca *auth.Authority, addr string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("listen for agents: %w", err)
 	}
-	s.serve(tls.NewListener(l, withHTTP2(ca.AgentTLS(time.Now))), httpapi.AgentHandler(s.Control), "agent link")
+	s.serve(limitLink(l, withHTTP2(ca.AgentTLS(time.Now))), httpapi.AgentHandler(s.Control), "agent link")
 	s.agentAddr = l.Addr()
 	return "https://" + l.Addr().String(), nil
 }
