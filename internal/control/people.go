@@ -115,6 +115,27 @@ func (w *work) setGroups(user dspool.User, groups []string) error {
 			}
 		}
 	}
+	if !slices.Equal(slices.Sorted(slices.Values(groups)), slices.Sorted(slices.Values(user.Groups))) {
+		return w.redirectSessions(user.Name)
+	}
+	return nil
+}
+
+// redirectSessions lets the machines of a user's sessions know that the account has changed.
+func (w *work) redirectSessions(user string) error {
+	rows, err := w.OpenSessions()
+	if err != nil {
+		return err
+	}
+	for _, s := range rows {
+		if s.User != user || s.Machine == "" {
+			continue
+		}
+		if err := w.TouchRevision(s.ID); err != nil {
+			return err
+		}
+		w.wake(TopicMachine(s.Machine))
+	}
 	return nil
 }
 

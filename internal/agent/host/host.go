@@ -122,6 +122,7 @@ func (h *Host) Open(ctx context.Context, d api.SessionDirective) error {
 	if err != nil {
 		return fromInit(err)
 	}
+	h.beginLook(st)
 	if err := h.prepareHome(d); err != nil {
 		return err
 	}

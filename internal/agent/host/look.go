@@ -38,6 +38,16 @@ func (h *Host) Sessions(ctx context.Context) ([]Session, error) {
 	return out, nil
 }
 
+// beginLook notes what a new session begins with, so that what dies for memory before the first
+// look is told, too.
+func (h *Host) beginLook(s initd.SessionStatus) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.looks[s.ID] == nil {
+		h.looks[s.ID] = &look{oomKills: s.OOMKills}
+	}
+}
+
 func (h *Host) look(s initd.SessionStatus) activity.Verdict {
 	now := snapshot(s)
 	h.mu.Lock()
