@@ -174,7 +174,7 @@ func (c *Control) directives(ctx context.Context, machine string, after int64) (
 			return err
 		}
 		d.Revision = max(revision, d.Revision)
-		if d.Sessions, err = sessionDirectives(tx, sessions); err != nil {
+		if d.Sessions, err = c.sessionDirectives(tx, sessions); err != nil {
 			return err
 		}
 		var ids []int64

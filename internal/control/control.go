@@ -44,11 +44,12 @@ type Control struct {
 	gateway *gatewayState
 	wrong   *wrongs
 	lanes   *lanes
+	spaces  *spaces
 }
 
 // New makes a Control. Close ends what it does in the background.
 func New(o Options) *Control {
-	c := &Control{Options: o, hub: newHub(), started: time.Now().UTC(), gateway: newGatewayState(), wrong: newWrongs(), lanes: newLanes()}
+	c := &Control{Options: o, hub: newHub(), started: time.Now().UTC(), gateway: newGatewayState(), wrong: newWrongs(), lanes: newLanes(), spaces: newSpaces()}
 	c.base, c.stop = context.WithCancel(context.Background())
 	return c
 }

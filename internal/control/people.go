@@ -225,6 +225,12 @@ func (c *Control) AddUserKey(ctx context.Context, who auth.Subject, user string,
 		if _, err := w.User(user); err != nil {
 			return err
 		}
+		// Every try to log in looks at all of them.
+		if there, err := w.Tx.UserKeys(user); err != nil {
+			return err
+		} else if len(there) >= mostKeys {
+			return dspool.Errorf(dspool.Conflict, "user %s has %d keys already", user, len(there)).WithHint("remove some: dspool user key remove")
+		}
 		key = dspool.UserKey{Fingerprint: auth.Fingerprint(public), User: user, Key: auth.KeyLine(public), Comment: comment, Added: w.Now()}
 		if err := w.Tx.AddUserKey(key); err != nil {
 			return err

@@ -73,7 +73,7 @@ func (d *Decision) enactSessions(p plan.Plan) error {
 }
 
 // sessionDirectives makes what a machine needs to know of sessions on it.
-func sessionDirectives(tx *store.Tx, rows []store.SessionRow) ([]api.SessionDirective, error) {
+func (c *Control) sessionDirectives(tx *store.Tx, rows []store.SessionRow) ([]api.SessionDirective, error) {
 	var out []api.SessionDirective
 	if len(rows) == 0 {
 		return nil, nil
@@ -100,7 +100,7 @@ func sessionDirectives(tx *store.Tx, rows []store.SessionRow) ([]api.SessionDire
 		if d.Links, err = homeLinks(tx, pool, s.User); err != nil {
 			return nil, err
 		}
-		if d.Motd, err = motd(tx, pool, s); err != nil {
+		if d.Motd, err = c.motd(tx, pool, s); err != nil {
 			return nil, err
 		}
 		out = append(out, d)
@@ -135,7 +135,7 @@ func homeLinks(tx *store.Tx, pool dspool.Pool, user string) ([]api.Link, error) 
 }
 
 // motd is what a user reads at a terminal on a machine.
-func motd(tx *store.Tx, pool dspool.Pool, s store.SessionRow) (string, error) {
+func (c *Control) motd(tx *store.Tx, pool dspool.Pool, s store.SessionRow) (string, error) {
 	m, err := tx.Machine(s.Machine)
 	if err != nil {
 		return "", err
@@ -147,7 +147,7 @@ func motd(tx *store.Tx, pool dspool.Pool, s store.SessionRow) (string, error) {
 		return "", err
 	}
 	for _, home := range shares {
-		if _, free, err := spaceOf(home.Path); err == nil && slices.Contains(pool.Shares, home.Name) {
+		if free, ok := c.spaces.free(home.Path); ok && slices.Contains(pool.Shares, home.Name) {
 			space = fmt.Sprintf(" %s are free for homes.", dspool.FormatBytes(free))
 		}
 	}

@@ -175,12 +175,41 @@ func (c *Control) AddToken(ctx context.Context, who auth.Subject, req api.AddTok
 			t := w.Now().Add(time.Duration(req.Expires))
 			out.Expires = &t
 		}
+		if err := w.roomForToken(user.Name); err != nil {
+			return err
+		}
 		if err := w.Tx.AddToken(out.Token, auth.HashSecret(out.Secret)); err != nil {
 			return err
 		}
 		return w.event(dspool.Event{Actor: who.Name(), Kind: "token.created", User: user.Name, Message: "token " + out.ID + " created for " + user.Name})
 	})
 	return out, err
+}
+
+// mostTokens and mostKeys are how many an account may have.
+const (
+	mostTokens = 1000
+	mostKeys   = 100
+)
+
+// roomForToken forgets a user's tokens that have expired, and refuses more than anybody needs.
+func (w *work) roomForToken(user string) error {
+	tokens, err := w.Tokens(user)
+	if err != nil {
+		return err
+	}
+	valid := 0
+	for _, t := range tokens {
+		if t.Expires == nil || w.Now().Before(*t.Expires) {
+			valid++
+		} else if err := w.DeleteToken(t.ID); err != nil {
+			return err
+		}
+	}
+	if valid >= mostTokens {
+		return dspool.Errorf(dspool.Conflict, "user %s has %d tokens already", user, valid).WithHint("revoke some: dspool token revoke")
+	}
+	return nil
 }
 
 // RevokeToken ends a token at once.
