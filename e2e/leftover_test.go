@@ -55,6 +55,9 @@ func leftovers(s *server) (found []string) {
 		cmdline, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 		cgroup, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
 		mounts, _ := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", pid))
+		if len(cmdline) == 0 {
+			continue // a dead one that the host has not reaped yet
+		}
 		switch {
 		case bytes.Contains(cgroup, []byte("/dspool-"+s.installation)):
 			say("process %d of a machine: %s", pid, bytes.ReplaceAll(cmdline, []byte{0}, []byte{' '}))

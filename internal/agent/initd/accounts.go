@@ -92,11 +92,17 @@ func (a *accounts) with(file, name string, id int, line string) ([]byte, error) 
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("read accounts: %w", err)
 	}
+	kept := make([]byte, 0, len(text)+len(line)+2)
 	for l := range strings.Lines(string(text)) {
 		f := strings.Split(strings.TrimSpace(l), ":")
 		if len(f) < 3 {
+			kept = append(kept, l...)
 			continue
 		}
+		if had, err := strconv.Atoi(f[2]); err == nil && f[0] == name && had != id && had >= MinUID && f[1] == "*" {
+			continue // ours, of somebody who was removed; another person has that name now
+		}
+		kept = append(kept, l...)
 		switch sameID := f[2] == strconv.Itoa(id); {
 		case f[0] == name && sameID:
 			return nil, nil
@@ -108,10 +114,10 @@ func (a *accounts) with(file, name string, id int, line string) ([]byte, error) 
 				WithHint("ids from 20000 on are dspool's; remove that account from the image")
 		}
 	}
-	if len(text) > 0 && !bytes.HasSuffix(text, []byte("\n")) {
-		text = append(text, '\n')
+	if len(kept) > 0 && !bytes.HasSuffix(kept, []byte("\n")) {
+		kept = append(kept, '\n')
 	}
-	return append(text, line+"\n"...), nil
+	return append(kept, line+"\n"...), nil
 }
 
 // replaceFile makes path hold data, or leaves it as it was.
