@@ -157,6 +157,14 @@ func (c *conn) open(ch ssh.NewChannel, last bool, opening *sync.WaitGroup) {
 	})
 }
 
+// backward is what a certificate has to permit before a machine may open a channel to the person.
+var backward = map[string]string{
+	"auth-agent@openssh.com":            "permit-agent-forwarding",
+	"x11":                               "permit-X11-forwarding",
+	"forwarded-tcpip":                   "permit-port-forwarding",
+	"forwarded-streamlocal@openssh.com": "permit-port-forwarding",
+}
+
 // fromMachine takes channels and requests from the machine's side. The machine's root is not
 // trusted: it gets what sshd has use for, and no sessions at the person's end.
 func (c *conn) fromMachine(in *inner) {
@@ -175,6 +183,10 @@ func (c *conn) fromMachine(in *inner) {
 		switch ch.ChannelType() {
 		case "session", "tun@openssh.com":
 			ch.Reject(ssh.Prohibited, "a machine opens no sessions")
+			continue
+		}
+		if extension, ok := backward[ch.ChannelType()]; ok && !c.permits(extension) {
+			ch.Reject(ssh.Prohibited, "the person's certificate does not permit it")
 			continue
 		}
 		if c.opened.Add(1) > mostChannels {
