@@ -4,6 +4,7 @@ import (
 	"net"
 	"strconv"
 	"sync/atomic"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 )
@@ -39,10 +40,21 @@ func cmdReached(ts *testscript.TestScript, neg bool, args []string) {
 	usage(ts, len(args) == 1, "reached NAME")
 	l := worldOf(ts).ports[args[0]]
 	usage(ts, l != nil, "listen NAME, then reached NAME")
-	if n := l.connections.Load(); (n > 0) == neg {
+	// A connection is made before the listener hears of it.
+	late := time.After(reachedWithin)
+	for !neg && l.connections.Load() == 0 {
+		select {
+		case <-time.After(5 * time.Millisecond):
+		case <-late:
+			ts.Fatalf("no connection came to %s in %s", args[0], reachedWithin)
+		}
+	}
+	if n := l.connections.Load(); neg && n > 0 {
 		ts.Fatalf("%d connections came to %s", n, args[0])
 	}
 }
+
+const reachedWithin = 10 * time.Second
 
 // hostAddress is one of the host's own addresses outside of loopback, "" without one.
 func hostAddress() string {
