@@ -46,6 +46,15 @@ func (c *Control) BuildImage(ctx context.Context, who auth.Subject, name string)
 		return op, forbid("build images")
 	}
 	var img dspool.Image
+	err = c.Store.Read(ctx, func(tx *store.Tx) error {
+		img, err = tx.Image(name)
+		return err
+	})
+	if err != nil {
+		return op, err
+	}
+	key, keyErr := c.Images.Key(img) // a recipe that is wrong fails in the build, where it is recorded
+	there := keyErr == nil && c.Images.Has(key)
 	joined := false
 	err = c.write(ctx, func(w *work) (err error) {
 		if img, err = w.Image(name); err != nil {
@@ -65,12 +74,20 @@ func (c *Control) BuildImage(ctx context.Context, who auth.Subject, name string)
 			ID: auth.NewID(), Kind: opBuildImage, Target: name, User: who.Name(),
 			State: dspool.OperationRunning, Progress: "begins", Created: w.Now(),
 		}
+		if there && img.State == dspool.ImageReady && img.Key == key { // nothing to do
+			now := w.Now()
+			joined, op.State, op.Progress, op.Ended = true, dspool.OperationSucceeded, "", &now
+			return w.PutOperation(op)
+		}
 		if err := w.PutOperation(op); err != nil {
 			return err
 		}
 		img.State, img.Reason = dspool.ImageBuilding, ""
 		if err := w.PutImage(img); err != nil {
 			return err
+		}
+		if there { // it is only taken into use
+			return nil
 		}
 		return w.event(dspool.Event{Actor: who.Name(), Kind: "image.build", Message: "image " + name + " is being built"})
 	})

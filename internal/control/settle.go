@@ -216,7 +216,7 @@ func (l *ledger) announce(job store.JobRow) error {
 	l.wake(TopicJob(job.ID), topicPlan)
 	err := l.event(dspool.Event{
 		Actor: "server", Kind: "job." + string(job.State), Pool: job.Spec.Pool, Job: job.ID, User: job.User,
-		Message: fmt.Sprintf("job %d %s", job.ID, job.State), Reason: cmp.Or(job.Reason, fmt.Sprintf("all %d tasks succeeded", job.Tasks.Total)),
+		Message: fmt.Sprintf("job %d %s", job.ID, job.State), Reason: cmp.Or(job.Reason, map[bool]string{true: "its task succeeded", false: fmt.Sprintf("all %d tasks succeeded", job.Tasks.Total)}[job.Tasks.Total == 1]),
 	})
 	if err != nil {
 		return err
