@@ -130,7 +130,7 @@ func poolPairs(p dspool.Pool) (string, []pair) {
 		{"spare", fmt.Sprint(p.Spare)}, {"shares", list(p.Shares)}, {"internet", fmt.Sprint(p.Internet)},
 		{"idle_after", p.Policy.IdleAfter.String()}, {"start_timeout", p.Policy.StartTimeout.String()},
 		{"sessions_per_machine", fmt.Sprint(p.Policy.SessionsPerMachine)}, {"session_idle", p.Policy.SessionIdle.String()},
-		{"keep_most", p.Policy.KeepMost.String()}, {"record", fmt.Sprint(p.Policy.Record)}}
+		{"keep_most", p.Policy.KeepMost.String()}, {"sudo", fmt.Sprint(p.Policy.Sudo)}, {"record", fmt.Sprint(p.Policy.Record)}}
 }
 
 func keyCount(keys []string) string {

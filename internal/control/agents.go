@@ -160,10 +160,17 @@ func (c *Control) Directives(ctx context.Context, machine string, after int64, w
 }
 
 func (c *Control) directives(ctx context.Context, machine string, after int64) (d api.Directives, err error) {
+	private := false
 	err = c.Store.Read(ctx, func(tx *store.Tx) error {
-		if _, err := agentOf(tx, machine); err != nil {
+		m, err := agentOf(tx, machine)
+		if err != nil {
 			return err
 		}
+		pool, err := tx.Pool(m.Pool)
+		if err != nil {
+			return err
+		}
+		private = pool.Policy.Sudo
 		rows, revision, err := tx.ClaimsSince(machine, after)
 		if err != nil {
 			return err
@@ -199,6 +206,12 @@ func (c *Control) directives(ctx context.Context, machine string, after int64) (
 		d.Jobs, err = taskSpecs(tx, ids)
 		return err
 	})
+	if err == nil && private {
+		// Afterwards, so that all whom the directives name are there.
+		if err := c.prepare(ctx, machine); err != nil {
+			return api.Directives{}, err
+		}
+	}
 	return d, err
 }
 

@@ -164,6 +164,11 @@ func (w *work) conflicts(cfg *config.Config, changes []api.Change) (problems []c
 				fmt.Sprintf("user %s has id %d, outside the new range %d-%d", u.Name, u.UID, cfg.UIDs.First, cfg.UIDs.Last), "widen users.uid_range"))
 		}
 	}
+	private, err := w.privacyConflicts(cfg, machines)
+	if err != nil {
+		return nil, err
+	}
+	problems = append(problems, private...)
 	for _, ch := range changes {
 		switch {
 		case ch.Kind == "pool" && ch.Action == "remove":

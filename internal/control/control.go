@@ -25,6 +25,9 @@ type Options struct {
 	Version   string
 	Capacity  dspool.Resources // of the hosts, overcommit multiplied in
 	Log       *slog.Logger
+	// Prepare makes these all that a machine on which people become root mounts of what is
+	// private to users.
+	Prepare func(ctx context.Context, machine string, folders []PrivateFolder) error
 }
 
 // Control is the one entrance to everything that people and programs may do.
@@ -45,11 +48,13 @@ type Control struct {
 	wrong   *wrongs
 	lanes   *lanes
 	spaces  *spaces
+
+	preparing *lanes // of what machines mount
 }
 
 // New makes a Control. Close ends what it does in the background.
 func New(o Options) *Control {
-	c := &Control{Options: o, hub: newHub(), started: time.Now().UTC(), gateway: newGatewayState(), wrong: newWrongs(), lanes: newLanes(), spaces: newSpaces()}
+	c := &Control{Options: o, hub: newHub(), started: time.Now().UTC(), gateway: newGatewayState(), wrong: newWrongs(), lanes: newLanes(), preparing: newLanes(), spaces: newSpaces()}
 	c.base, c.stop = context.WithCancel(context.Background())
 	return c
 }

@@ -2,6 +2,7 @@ package provider
 
 import (
 	"path"
+	"path/filepath"
 	"regexp"
 	"strings"
 
@@ -44,7 +45,7 @@ func (s MachineSpec) Check() error {
 	}
 	seen := map[string]bool{}
 	for _, m := range s.Mounts {
-		if err := m.check(); err != nil {
+		if err := m.Check(); err != nil {
 			return err
 		}
 		if seen[m.Target] {
@@ -55,11 +56,18 @@ func (s MachineSpec) Check() error {
 	return nil
 }
 
-func (m Mount) check() error {
+// Check refuses, with a sentence, a mount that no machine can have.
+func (m Mount) Check() error {
 	for _, p := range []string{m.Source, m.Target} {
 		if !path.IsAbs(p) || path.Clean(p) != p || p == "/" || strings.ContainsAny(p, "\x00\n") {
 			return dspool.Errorf(dspool.Invalid, "mount of %s at %s is not possible", dspool.Quote(m.Source), dspool.Quote(m.Target)).
 				WithHint("both are absolute paths below /, without \"..\" and doubled or trailing \"/\"")
+		}
+	}
+	for _, folder := range append([]string{m.Sub}, m.Cover...) {
+		if folder != "" && (!filepath.IsLocal(folder) || path.Clean(folder) != folder || folder == "." || strings.ContainsAny(folder, "\x00\n")) {
+			return dspool.Errorf(dspool.Invalid, "folder %s of %s cannot be mounted or covered", dspool.Quote(folder), dspool.Quote(m.Source)).
+				WithHint("it is a relative path that stays below the source")
 		}
 	}
 	for _, dir := range noMounts {

@@ -39,6 +39,14 @@ type MachineSpec struct {
 type Mount struct {
 	Source, Target string
 	ReadOnly       bool
+	// Empty mounts, instead of the source, an empty directory that nobody in the machine writes.
+	Empty bool
+	// Cover names folders of the source that the machine sees as empty, as with Empty; they are
+	// made where they are missing, and belong to the host's root.
+	Cover []string
+	// Sub is the folder below the source that is mounted, only for Mounter: no link on the way
+	// is followed, since users may write there.
+	Sub string
 }
 
 // AgentBoot is what a new machine's agent needs to join. It reaches the machine as
@@ -80,6 +88,13 @@ type Capabilities struct {
 type Stopper interface {
 	Stop(ctx context.Context, name string) error
 	Start(ctx context.Context, name string) (Handle, error)
+}
+
+// Mounter is for providers that can change what a machine mounts while it runs.
+type Mounter interface {
+	// Mount makes mounts all that is mounted below what a machine sees as empty (see Mount.Empty
+	// and Mount.Cover): what is missing is added, what is not named is taken away. Idempotent.
+	Mount(ctx context.Context, machine string, mounts []Mount) error
 }
 
 // Checker says what the host lacks for this provider.

@@ -3,9 +3,13 @@ package reconcile
 import (
 	"context"
 	"errors"
+	"os"
+	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/dspool/dspool"
+	"github.com/dspool/dspool/internal/control"
 	"github.com/dspool/dspool/internal/provider"
 	"github.com/dspool/dspool/internal/store"
 )
@@ -79,11 +83,34 @@ func (l *Loop) make(ctx context.Context, m store.MachineRow, v *view) (provider.
 		UIDs: v.uids, Internet: pool.Internet, Agent: boot,
 	}
 	spec.Agent.Machine, spec.Agent.Resources = m.Name, m.Resources
+	if _, ok := l.Provider.(provider.Mounter); pool.Policy.Sudo && !ok {
+		return provider.Handle{}, dspool.Errorf(dspool.Unavailable, "people cannot become root here: this provider cannot mount single homes")
+	}
 	for _, name := range pool.Shares {
 		s := v.shares[name]
-		spec.Mounts = append(spec.Mounts, provider.Mount{Source: s.Path, Target: s.Mount})
+		mount := provider.Mount{Source: s.Path, Target: s.Mount}
+		if pool.Policy.Sudo {
+			cover(&mount, name == v.jobsShare)
+		}
+		spec.Mounts = append(spec.Mounts, mount)
 	}
 	return l.Provider.Create(ctx, spec)
+}
+
+// cover hides what is private on a share from a machine on which people become root. Also a share
+// that no longer is that of jobs may hold such folders; on others, folders of these names that
+// are not root's are anybody's.
+func cover(m *provider.Mount, jobs bool) {
+	if m.Target == dspool.HomeMount {
+		m.Empty = true
+		return
+	}
+	for _, folder := range control.PrivateFolders {
+		info, err := os.Lstat(filepath.Join(m.Source, folder))
+		if jobs || (err == nil && info.IsDir() && info.Sys().(*syscall.Stat_t).Uid == 0) {
+			m.Cover = append(m.Cover, folder)
+		}
+	}
 }
 
 const (

@@ -55,6 +55,8 @@ type view struct {
 	images map[string]dspool.Image
 	shares map[string]dspool.Share
 	uids   dspool.UIDRange
+
+	jobsShare string
 }
 
 func (l *Loop) snapshot(tx *store.Tx) (*view, error) {
@@ -162,6 +164,9 @@ func (l *Loop) readConfig(tx *store.Tx, v *view) error {
 		v.shares[s.Name] = s
 	}
 	if v.uids, err = control.UIDRange(tx); err != nil {
+		return err
+	}
+	if v.jobsShare, err = control.JobsShare(tx); err != nil {
 		return err
 	}
 	pools, err := tx.Pools()

@@ -41,7 +41,7 @@ type Script struct {
 	Vanish <-chan struct{} // once it runs and this is closed, it is gone, without a trace
 }
 
-// Provider is a provider.Provider, provider.Watcher and provider.Checker.
+// Provider is a provider.Provider, provider.Watcher, provider.Mounter and provider.Checker.
 type Provider struct {
 	cfg    Config
 	exited chan string
@@ -55,6 +55,8 @@ type Provider struct {
 	listError  error
 	destroyErr map[string]error
 	made       int
+	mountErr   error
+	mountFails int
 }
 
 type machine struct {
@@ -66,6 +68,7 @@ type machine struct {
 	detail  string
 	cancel  context.CancelFunc
 	ended   chan struct{} // closed when Boot has returned
+	mounts  []provider.Mount
 }
 
 // New returns a provider without machines.

@@ -109,16 +109,28 @@ func mounts(cfg Config, s stage, spec provider.MachineSpec) []specs.Mount {
 		{Destination: "/run", Type: "bind", Source: s.run(), Options: []string{"bind", "nosuid", "nodev"}},
 		{Destination: selfInMachine, Type: "bind", Source: cfg.Self, Options: []string{"bind", "ro", "nosuid", "nodev"}},
 	}
-	shares := slices.SortedFunc(slices.Values(spec.Mounts), func(a, b provider.Mount) int {
-		return cmp.Compare(strings.Count(a.Target, "/"), strings.Count(b.Target, "/"))
-	})
-	for _, m := range shares {
+	return append(list, shares(s, spec.Mounts)...)
+}
+
+// shares are the mounts of shares and of what covers parts of them, what is above first.
+func shares(s stage, mounts []provider.Mount) []specs.Mount {
+	var list []specs.Mount
+	for _, m := range mounts {
+		if m.Empty {
+			continue
+		}
 		options := []string{"rbind", "rnosuid", "rnodev", "rslave"}
 		if m.ReadOnly {
 			options = append(options, "rro")
 		}
 		list = append(list, specs.Mount{Destination: m.Target, Type: "bind", Source: m.Source, Options: options})
 	}
+	for i, target := range covers(mounts) {
+		list = append(list, specs.Mount{Destination: target, Type: "bind", Source: s.empty(i), Options: []string{"bind", "nosuid", "nodev", "noexec"}})
+	}
+	slices.SortStableFunc(list, func(a, b specs.Mount) int {
+		return cmp.Compare(strings.Count(a.Destination, "/"), strings.Count(b.Destination, "/"))
+	})
 	return list
 }
 

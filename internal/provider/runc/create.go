@@ -117,6 +117,9 @@ func (p *Provider) room() error {
 // create does the steps. Whatever it leaves behind when it fails, or is killed, destroy removes.
 func (p *Provider) create(ctx context.Context, spec provider.MachineSpec) (record, error) {
 	r := record{Name: spec.Name, CPUs: spec.Resources.CPUs, Boot: bootID()}
+	for _, m := range spec.Mounts {
+		r.Mounts = append(r.Mounts, m.Target)
+	}
 	dir := machineDir(p.cfg, spec.Name)
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return r, err
@@ -226,6 +229,9 @@ func (p *Provider) contain(ctx context.Context, spec provider.MachineSpec, r rec
 		return err
 	}
 	defer log.Close()
+	if err := s.mountCovers(spec.Mounts); err != nil {
+		return err
+	}
 	if err := writeBundle(p.cfg, p.groups, spec, r.Cores, users.path()); err != nil {
 		return err
 	}

@@ -24,6 +24,7 @@ type record struct {
 	Address netip.Addr `json:"address"`
 	CPUs    float64    `json:"cpus"`
 	Cores   []int      `json:"cores"`
+	Mounts  []string   `json:"mounts,omitempty"` // targets of the shares it was made with
 }
 
 func machinesDir(cfg Config) string          { return filepath.Join(cfg.StateDir, "machines") }

@@ -27,11 +27,12 @@ func (s stage) disk() string  { return filepath.Join(s.dir, "disk") }  // holds 
 func (s stage) root() string  { return filepath.Join(s.dir, "root") }  // the overlay
 func (s stage) run() string   { return filepath.Join(s.dir, "run") }   // the machine's /run
 func (s stage) dev() string   { return filepath.Join(s.dir, "dev") }   // nodes of the machine's own
+func (s stage) cover() string { return filepath.Join(s.dir, "cover") } // holds the empty directories, see mountCovers
 
 // makeStage makes the empty directories. Machines' roots pass through them.
 func makeStage(hostDir string) error {
 	s := stageOf(Config{HostDir: hostDir})
-	for _, dir := range []string{hostDir, s.dir, s.image(), s.disk(), s.root(), s.run(), s.dev()} {
+	for _, dir := range []string{hostDir, s.dir, s.image(), s.disk(), s.root(), s.run(), s.dev(), s.cover()} {
 		if err := errors.Join(os.MkdirAll(dir, 0o711), os.Chmod(dir, 0o711)); err != nil { // whatever our umask
 			return fmt.Errorf("make host directory: %w", err)
 		}

@@ -120,7 +120,16 @@ var actions = map[string]func(args []string) error{
 		uid, _ := strconv.Atoi(a[1])
 		return os.Chown(a[0], uid, uid)
 	},
-	"mkdir": func(a []string) error { return os.Mkdir(a[0], 0o755) },
+	"list": func(a []string) error {
+		entries, err := os.ReadDir(a[0])
+		for _, e := range entries {
+			fmt.Print(e.Name(), " ")
+		}
+		return err
+	},
+	"rename": func(a []string) error { return os.Rename(a[0], a[1]) },
+	"link":   func(a []string) error { return os.Symlink(a[0], a[1]) },
+	"mkdir":  func(a []string) error { return os.Mkdir(a[0], 0o755) },
 	"write": func(a []string) error { // to a file that exists
 		f, err := os.OpenFile(a[0], os.O_WRONLY, 0)
 		if err != nil {
