@@ -20,6 +20,12 @@ func (c *Control) Usage(ctx context.Context, who auth.Subject, by string, from, 
 	if err != nil {
 		return u, err
 	}
+	// A bill of everything that ever was takes a while and much memory: one for each who asks.
+	leave, err := c.lanes.enter(ctx, "bill for "+who.Name())
+	if err != nil {
+		return u, err
+	}
+	defer leave()
 	var machines []usage.Machine
 	var claims []usage.Claim
 	err = c.Store.Read(ctx, func(tx *store.Tx) error {
