@@ -141,14 +141,24 @@ func agentOf(tx *store.Tx, machine string) (store.MachineRow, error) {
 func (c *Control) Directives(ctx context.Context, machine string, after int64, wait time.Duration) (api.Directives, error) {
 	timeout := time.NewTimer(wait)
 	defer timeout.Stop()
+	watch := false // what the machine mounts
 	for {
 		changed := c.Changed(TopicMachine(machine))
-		d, err := c.directives(ctx, machine, after)
+		var left <-chan struct{}
+		if watch {
+			left = c.Changed(topicLeft(machine))
+		}
+		d, private, err := c.directives(ctx, machine, after)
 		if err != nil || len(d.Attempts) > 0 || len(d.Sessions) > 0 || wait <= 0 {
 			return d, err
 		}
+		if watch != private {
+			watch = private
+			continue
+		}
 		select {
 		case <-changed:
+		case <-left:
 		case <-timeout.C:
 			return d, nil
 		case <-ctx.Done():
@@ -159,8 +169,8 @@ func (c *Control) Directives(ctx context.Context, machine string, after int64, w
 	}
 }
 
-func (c *Control) directives(ctx context.Context, machine string, after int64) (d api.Directives, err error) {
-	private := false
+// directives also says whether what the machine mounts follows who has a claim on it.
+func (c *Control) directives(ctx context.Context, machine string, after int64) (d api.Directives, private bool, err error) {
 	err = c.Store.Read(ctx, func(tx *store.Tx) error {
 		m, err := agentOf(tx, machine)
 		if err != nil {
@@ -209,10 +219,10 @@ func (c *Control) directives(ctx context.Context, machine string, after int64) (
 	if err == nil && private {
 		// Afterwards, so that all whom the directives name are there.
 		if err := c.prepare(ctx, machine); err != nil {
-			return api.Directives{}, err
+			return api.Directives{}, private, err
 		}
 	}
-	return d, err
+	return d, private, err
 }
 
 // taskSpecs makes what machines need to know of jobs.

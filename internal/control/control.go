@@ -107,6 +107,9 @@ func TopicJob(id int64) string { return "job " + strconv.FormatInt(id, 10) }
 // TopicMachine is the topic of a machine's directives.
 func TopicMachine(name string) string { return "machine " + name }
 
+// topicLeft is the topic of claims on a machine that have ended.
+func topicLeft(machine string) string { return "left " + machine }
+
 // TopicOperation is the topic of an operation.
 func TopicOperation(id string) string { return "operation " + id }
 

@@ -379,7 +379,7 @@ func (w *work) endSession(s *store.SessionRow, why string) error {
 	if err := w.UpdateSession(*s); err != nil {
 		return err
 	}
-	w.wake(topicPlan, topicGateway, TopicSession(s.ID))
+	w.wake(topicPlan, topicGateway, TopicSession(s.ID), topicLeft(s.Machine))
 	if err := w.endOperations(opCloseSession, strconv.FormatInt(s.ID, 10), nil); err != nil {
 		return err
 	}

@@ -105,6 +105,9 @@ func (l *ledger) move(a store.AttemptRow, o outcome) bool {
 	}
 	for i := range a.Claims {
 		a.Claims[i].Started, a.Claims[i].Ended = a.Started, a.Ended
+		if a.Ended != nil {
+			l.wake(topicLeft(a.Claims[i].Machine))
+		}
 	}
 	l.attempts = append(l.attempts, a)
 	if job.State == dspool.JobQueued && a.Started != nil {
@@ -125,6 +128,9 @@ func (l *ledger) putBack(a store.AttemptRow) {
 		job.Pending.Add(a.Index)
 	}
 	l.recalled = append(l.recalled, a.ID)
+	for _, cl := range a.Claims {
+		l.wake(topicLeft(cl.Machine))
+	}
 	l.wake(TopicJob(a.Job), topicPlan)
 }
 

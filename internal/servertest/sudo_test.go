@@ -69,11 +69,14 @@ func TestMachinesOfRootsMountOnlyWhoIsThere(t *testing.T) {
 			}
 		}
 	})
-	t.Run("who is gone is no longer when the next one comes", func(t *testing.T) {
+	t.Run("what is private to who is gone goes too", func(t *testing.T) {
 		if _, err := s.CancelJob(ctx, first.ID); err != nil {
 			t.Fatal(err)
 		}
 		s.MustEnd(first.ID)
+		s.Until("ada's folders are gone", func() bool {
+			return mountedAt(s.Provider.Mounted("batch-1")) == "/home/bob /mnt/team/jobs/bob /mnt/team/notebooks/bob"
+		})
 		next, err := s.Submit(ctx, api.SubmitRequest{As: "grace", JobSpec: dspool.JobSpec{Command: []string{"true"}}})
 		if err != nil {
 			t.Fatal(err)
