@@ -42,6 +42,7 @@ type conn struct {
 	machine string
 	session atomic.Int64
 	record  bool
+	tooMany bool // connections that its user has; set by gateway.add
 
 	mu       sync.Mutex
 	step     api.SessionStep
@@ -165,6 +166,9 @@ func (c *conn) place() {
 // reach asks where the session lives and logs in there; a machine that does not answer may have gone
 // meanwhile, so that the server is asked again.
 func (c *conn) reach() (in *inner, err error) {
+	if c.tooMany {
+		return nil, dspool.Errorf(dspool.Conflict, "you have %d connections already", c.g.Limits.PerUser).WithHint("end some of them")
+	}
 	for range machineTries {
 		var last api.SessionStep
 		if last, err = c.openSession(); err != nil {

@@ -30,17 +30,19 @@ type Options struct {
 	Limits   Limits
 }
 
-// Limits bound what people who have not logged in can take. Zero means the default.
+// Limits bound what people can take, most of all those who have not logged in. Zero means the default.
 type Limits struct {
 	Handshakes int           // connections that have not logged in, all together; 768
 	PerSource  int           // of these from one IPv4 address or IPv6 /64; 256
 	Silent     int           // of these, those that have not yet begun a key exchange; 128
 	Grace      time.Duration // from the first byte until the login must be done; 30 s
+	PerUser    int           // connections that one user has; 200: each takes processes on a machine that others share
 }
 
 func (l Limits) orDefault() Limits {
 	l.Handshakes, l.PerSource = cmp.Or(l.Handshakes, 768), cmp.Or(l.PerSource, 256)
 	l.Silent, l.Grace = cmp.Or(l.Silent, 128), cmp.Or(l.Grace, 30*time.Second)
+	l.PerUser = cmp.Or(l.PerUser, 200)
 	return l
 }
 
@@ -58,7 +60,8 @@ type gateway struct {
 
 	mu       sync.Mutex
 	conns    map[string]*conn
-	handed   bool // the doors are another gateway's now
+	people   map[string]int // users, by how many connections they have
+	handed   bool           // the doors are another gateway's now
 	empty    chan struct{}
 	latest   api.GatewayDirectives
 	serving  sync.WaitGroup
@@ -84,7 +87,7 @@ func Run(ctx context.Context, o Options) error {
 	defer cancel()
 	g := &gateway{
 		Options: o, server: newLink(filepath.Join(o.StateDir, "gateway.sock")), keys: keys,
-		slots: newSlots(o.Limits), guesses: newGuesses(), conns: map[string]*conn{}, finished: make(chan struct{}), ctx: ctx,
+		slots: newSlots(o.Limits), guesses: newGuesses(), conns: map[string]*conn{}, people: map[string]int{}, finished: make(chan struct{}), ctx: ctx,
 	}
 	g.trust.Store(&trust{})
 	g.reports = newReports(g)
@@ -192,12 +195,19 @@ func (g *gateway) add(c *conn) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.conns[c.id] = c
+	user := c.login.identity.User
+	g.people[user]++
+	c.tooMany = g.people[user] > g.Limits.PerUser
 }
 
 func (g *gateway) remove(c *conn) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	delete(g.conns, c.id)
+	user := c.login.identity.User
+	if g.people[user]--; g.people[user] == 0 {
+		delete(g.people, user)
+	}
 }
 
 // leaveOnceEmpty ends the gateway when the connections that it still serves are finished.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/dspool/dspool/api"
+	"github.com/dspool/dspool/internal/gateway"
 	"golang.org/x/crypto/ssh"
 )
 
@@ -127,4 +128,26 @@ func TestAttackMachineReachesForThePerson(t *testing.T) {
 			t.Errorf("%q", got)
 		}
 	})
+}
+
+// A user opens connections without end: each takes processes on a machine that others share.
+func TestAttackConnectionsOfOneUser(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, gateway.Limits{PerUser: 3})
+	var open []*ssh.Client
+	for range 3 {
+		cl, err := w.client("alice", ssh.PublicKeys(w.signers["alice"]))
+		ok(t, err)
+		defer cl.Close()
+		s, err := cl.NewSession()
+		ok(t, err)
+		ok(t, s.Run("true"))
+		open = append(open, cl)
+	}
+	if _, errs, code := run(w.ssh("alice", "--", "true"), nil); code == 0 || !strings.Contains(errs, "you have 3 connections already") {
+		t.Errorf("one more: code %d, %s", code, errs)
+	}
+	w.want(w.ssh("bob", "--", "true"), nil)
+	open[0].Close()
+	w.eventually("there is room again", func() bool { _, _, code := run(w.ssh("alice", "--", "true"), nil); return code == 0 })
 }
