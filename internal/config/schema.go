@@ -238,7 +238,7 @@ func (r *reader) poolFields(p *dspool.Pool, name string) []field {
 			read: scalar(r, &p.Policy.SessionIdle, where("session_idle"), parseDuration(time.Second, 30*24*time.Hour))},
 		{key: "keep_most", form: "duration", unless: DefaultKeepMost.String(), doc: "The longest that people may keep a session or put off a drain.",
 			read: scalar(r, &p.Policy.KeepMost, where("keep_most"), parseDuration(0, 90*24*time.Hour))},
-		{key: "sudo", form: "true or false", unless: "false", doc: "People become root on its machines, which then mount only the homes and job folders of who is there.",
+		{key: "sudo", form: "true or false", unless: "false", doc: "People become root on its machines, which then mount only the homes and job folders of who is there. Who is on one machine, together or one after the other, must trust each other: root reads and changes all that is there, and whatever lies in other folders of its shares.",
 			read: scalar(r, &p.Policy.Sudo, where("sudo"), parseBool)},
 		{key: "record", form: "true or false", unless: "false", doc: "Whether terminals are recorded, as asciicast files in the state directory; people are told.",
 			read: scalar(r, &p.Policy.Record, where("record"), parseBool)},
