@@ -230,11 +230,9 @@ func (w *work) apply(who auth.Subject, current, cfg *config.Config, changes []ap
 		if err := w.PutShare(s); err != nil {
 			return err
 		}
-		root, err := openShare(s)
-		if err != nil {
+		if err := readyShare(s, s.Name == cfg.Defaults.JobsShare); err != nil {
 			return err
 		}
-		root.Close()
 	}
 	for _, img := range cfg.Images {
 		old, err := w.Image(img.Name)

@@ -93,6 +93,25 @@ func makeHome(user dspool.User, shares []dspool.Share) error {
 	return nil
 }
 
+// readyShare makes a share's tree and, in that of jobs, the folders that hold users' own: where users
+// write beside each other, one of them could otherwise make these first.
+func readyShare(s dspool.Share, jobs bool) error {
+	root, err := openShare(s)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	if !jobs {
+		return nil
+	}
+	for _, folder := range PrivateFolders {
+		if err := root.MkdirOwned(asuser.Cred{}, folder, 0o755); err != nil {
+			return fmt.Errorf("make folder of %s on share %s: %w", folder, s.Name, err)
+		}
+	}
+	return nil
+}
+
 // openShare opens a share's tree on the host, making it when it is missing. The tree's own
 // directory belongs to root: users write below it, in what is theirs, and on a share that is
 // not the homes' also beside each other, as in /tmp.

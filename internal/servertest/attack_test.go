@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -318,4 +319,18 @@ func TestAttackFlappingHealth(t *testing.T) {
 	if n := len(s.EventsOf("machine.unhealthy")) + len(s.EventsOf("machine.healthy")); n > 6 {
 		t.Errorf("%d events", n)
 	}
+}
+
+// Where users write beside each other, somebody makes the folders of everybody's jobs and notebooks first.
+func TestAttackFoldersOfEverybodyTaken(t *testing.T) {
+	t.Parallel()
+	s := servertest.New(t, servertest.Options{})
+	for _, folder := range []string{"jobs", "notebooks"} {
+		info, err := os.Stat(filepath.Join(s.Dir, "shares", "team", folder))
+		if err != nil || info.Sys().(*syscall.Stat_t).Uid != 0 || info.Mode().Perm() != 0o755 {
+			t.Errorf("%s before anybody was there: %v, %v", folder, info, err)
+		}
+	}
+	logIn(t, s, "ada", "conn-ada")
+	atGateway(t.Context(), t, s, "connections", []api.ConnectionReport{{ID: "conn-ada", Ended: true}}, nil)
 }
