@@ -41,10 +41,10 @@ func (p *Provider) Mount(ctx context.Context, name string, mounts []provider.Mou
 	if err != nil {
 		return fmt.Errorf("mount in machine %s: %w", name, err)
 	}
-	if change.none() {
-		return nil
+	if len(change.add)+len(change.remove) > 0 {
+		err = inMountNamespace(func() error { return change.make(r.PID) })
 	}
-	if err := inMountNamespace(func() error { return change.make(r.PID) }); err != nil {
+	if err := errors.Join(err, change.refused); err != nil {
 		return fmt.Errorf("mount in machine %s: %w", name, err)
 	}
 	return nil
@@ -55,14 +55,15 @@ type place struct {
 	cover     mountLine
 	rel       string // of the target, to the cover
 	mount     provider.Mount
-	tree      int // what is to be mounted, detached
-	mountedID uint64
+	tree      int    // what is to be mounted, detached
+	mountedID uint64 // of what is mounted there
 }
 
 // change is how what is mounted differs from what should be.
-type change struct{ add, remove []place }
-
-func (c change) none() bool { return len(c.add)+len(c.remove) == 0 }
+type change struct {
+	add, remove []place
+	refused     error // what cannot be added; it keeps nothing from being taken away
+}
 
 func (r record) change(wanted []provider.Mount) (c change, err error) {
 	lines, err := mountsOf(r.PID)
@@ -87,9 +88,6 @@ func (r record) change(wanted []provider.Mount) (c change, err error) {
 			delete(there, m.Target)
 			continue
 		}
-		if len(covers) == 0 {
-			return c, dspool.Errorf(dspool.Conflict, "it was not made for mounts while it runs").WithHint("remove the machine; the pool makes another")
-		}
 		var cover mountLine
 		for _, l := range covers {
 			if strings.HasPrefix(m.Target, l.target+"/") && len(l.target) > len(cover.target) {
@@ -97,7 +95,9 @@ func (r record) change(wanted []provider.Mount) (c change, err error) {
 			}
 		}
 		if cover.target == "" {
-			return c, dspool.Errorf(dspool.Conflict, "%s lies below nothing that is empty in the machine", dspool.Quote(m.Target))
+			c.refused = dspool.Errorf(dspool.Conflict, "%s lies below nothing that was made to be mounted at", dspool.Quote(m.Target)).
+				WithHint("remove the machine; the pool makes another")
+			continue
 		}
 		c.add = append(c.add, place{cover: cover, rel: strings.TrimPrefix(m.Target, cover.target+"/"), mount: m, tree: -1})
 	}
@@ -114,10 +114,12 @@ func (c change) make(pid int) error {
 			}
 		}
 	}()
+	var errs []error
 	for i, p := range c.add {
 		tree, err := cloneTree(p.mount)
 		if err != nil {
-			return err
+			errs = append(errs, err)
+			continue
 		}
 		c.add[i].tree = tree
 	}
@@ -131,8 +133,11 @@ func (c change) make(pid int) error {
 	}
 	for _, p := range c.remove {
 		if err := p.unmount(); err != nil {
-			return fmt.Errorf("unmount %s: %w", dspool.Quote(path.Join(p.cover.target, p.rel)), err)
+			errs = append(errs, fmt.Errorf("unmount %s: %w", dspool.Quote(path.Join(p.cover.target, p.rel)), err))
 		}
+	}
+	if len(errs) > 0 {
+		return errors.Join(errs...)
 	}
 	for _, p := range c.add {
 		if err := p.attach(); err != nil {
@@ -260,6 +265,15 @@ func (p place) unmount() error {
 		return err
 	}
 	base := path.Base(p.rel)
+	top, err := openBeneath(dir, base, 0)
+	if err != nil {
+		return err
+	}
+	err = isMount(top, p.mountedID)
+	unix.Close(top)
+	if err != nil {
+		return err
+	}
 	if err := unix.Unmount(base, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
 		return err
 	}

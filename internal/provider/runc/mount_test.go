@@ -143,6 +143,16 @@ func TestMountIntoRunningMachine(t *testing.T) {
 		w.mount(w.of("bob")...)
 		w.sees("/home", "all bob")
 	})
+	t.Run("a place may lie deeper", func(t *testing.T) {
+		deep := provider.Mount{Source: w.team, Sub: "jobs/ada", Target: "/home/jobs/of/ada"}
+		for range 2 {
+			w.mount(deep)
+			w.mount(deep)
+			w.sees("/home/jobs/of/ada", "new secret")
+			w.mount()
+			w.sees("/home/jobs/of", "")
+		}
+	})
 }
 
 func TestMountIsRefused(t *testing.T) {
@@ -176,16 +186,28 @@ func TestMountIsRefused(t *testing.T) {
 		})
 	}
 	t.Run("a place that the machine's root put elsewhere", func(t *testing.T) {
-		w.mustInside("m-1", 0, "mkdir", "/tmp/away")
-		if out, err := w.inside("m-1", 0, "rename", "/mnt", "/tmp/away/mnt"); err != nil {
-			t.Skipf("it cannot be put elsewhere: %s", out)
+		spec := w.spec("m-5")
+		spec.Mounts = []provider.Mount{{Source: w.team, Target: "/shared/team", Cover: []string{"jobs"}}}
+		w.create(spec)
+		hers := provider.Mount{Source: w.team, Sub: "jobs/ada", Target: "/shared/team/jobs/ada"}
+		his := provider.Mount{Source: w.team, Sub: "jobs/bob", Target: "/shared/team/jobs/bob"}
+		if err := w.Mount(t.Context(), "m-5", []provider.Mount{his}); err != nil {
+			t.Fatal(err)
 		}
-		for _, dir := range []string{"/tmp/fake", "/tmp/fake/team", "/tmp/fake/team/jobs"} {
-			w.mustInside("m-1", 0, "mkdir", dir)
+		w.mustInside("m-5", 0, "rename", "/shared", "/away")
+		for _, dir := range []string{"/fake", "/fake/team", "/fake/team/jobs"} {
+			w.mustInside("m-5", 0, "mkdir", dir)
 		}
-		w.mustInside("m-1", 0, "link", "/tmp/fake", "/mnt")
-		if err := w.Mount(t.Context(), "m-1", w.of("ada")[1:]); err == nil {
-			t.Error("it was mounted where the machine's root wanted")
+		for _, put := range [][]string{{"link", "/fake", "/shared"}, {"rename", "/fake", "/shared"}} {
+			w.inside("m-5", 0, "remove", "/shared")
+			w.mustInside("m-5", 0, put...)
+			err := w.Mount(t.Context(), "m-5", []provider.Mount{hers})
+			if out := w.mustInside("m-5", 0, "list", "/shared/team/jobs"); err == nil || out != "" {
+				t.Errorf("it was mounted where the machine's root wanted: %q, %v", out, err)
+			}
+			if out := w.mustInside("m-5", 0, "list", "/away/team/jobs"); out != "" {
+				t.Errorf("what is private to who is gone stayed: %q", out)
+			}
 		}
 	})
 	t.Run("a folder to cover that is a user's", func(t *testing.T) {
