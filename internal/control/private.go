@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"path"
 	"slices"
+	"strings"
 
 	"github.com/dspool/dspool"
 	"github.com/dspool/dspool/internal/config"
@@ -150,6 +151,7 @@ func (w *work) privacyConflicts(cfg *config.Config, machines []store.MachineRow)
 	if err != nil {
 		return nil, err
 	}
+	problems = exposed(cfg)
 	for _, old := range pools {
 		n := howMany(machines, func(m store.MachineRow) bool { return m.Pool == old.Name })
 		i := slices.IndexFunc(cfg.Pools, func(p dspool.Pool) bool { return p.Name == old.Name })
@@ -166,4 +168,25 @@ func (w *work) privacyConflicts(cfg *config.Config, machines []store.MachineRow)
 		}
 	}
 	return problems, nil
+}
+
+// exposed finds shares of pools whose people become root in which another share lies that keeps
+// what is private: it would be seen through them.
+func exposed(cfg *config.Config) (problems []config.Problem) {
+	for _, p := range cfg.Pools {
+		for _, outer := range cfg.Shares {
+			if !p.Policy.Sudo || !slices.Contains(p.Shares, outer.Name) || outer.Mount == dspool.HomeMount {
+				continue
+			}
+			for _, s := range cfg.Shares {
+				private := s.Mount == dspool.HomeMount || s.Name == cfg.Defaults.JobsShare
+				if private && s.Name != outer.Name && (s.Path == outer.Path || strings.HasPrefix(s.Path, outer.Path+"/")) {
+					problems = append(problems, cfg.ProblemAt("pool", p.Name,
+						fmt.Sprintf("people are root on machines of pool %s, and would see share %s in share %s", p.Name, s.Name, outer.Name),
+						"give the shares paths beside each other, or take "+outer.Name+" from the pool"))
+				}
+			}
+		}
+	}
+	return problems
 }

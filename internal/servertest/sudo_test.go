@@ -112,3 +112,16 @@ func TestNobodyIsRootWhereMountingFails(t *testing.T) {
 		t.Errorf("job ended %s: %s", j.State, j.Reason)
 	}
 }
+
+func TestNoShareOfRootsHoldsAnother(t *testing.T) {
+	t.Parallel()
+	s := servertest.New(t, servertest.Options{})
+	text := strings.NewReplacer("team: {kind: dir}", "team: {kind: dir}\n  all: {path: "+filepath.Join(s.Dir, "shares")+"}", "shares: [home, team]", "shares: [home, team, all]").Replace(rootConfig)
+	_, err := s.Apply(t.Context(), s.ConfigRequest(text))
+	if err == nil || !strings.Contains(err.Error(), "would see share home in share all") {
+		t.Errorf("%v", err)
+	}
+	if _, err := s.Apply(t.Context(), s.ConfigRequest(strings.Replace(text, "sudo: true", "sudo: false", 1))); err != nil {
+		t.Error(err)
+	}
+}
