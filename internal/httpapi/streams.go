@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"reflect"
+	"sync"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -38,10 +39,15 @@ func stream[I any](s *Server, path, id, summary, media string, open func(context
 			f := &flusher{w: w, c: http.NewResponseController(w)}
 			f.c.Flush()
 			ctx, cancel := context.WithCancel(r.Context())
+			var watch sync.WaitGroup
+			// Once the handler has returned, nothing may touch the answer: net/http panics.
+			defer watch.Wait()
 			defer cancel()
-			go s.endWhenBarred(ctx, func() {
-				cancel()
-				_ = f.c.SetWriteDeadline(time.Unix(1, 0)) // it may be waiting for a client that does not read
+			watch.Go(func() {
+				s.endWhenBarred(ctx, func() {
+					cancel()
+					_ = f.c.SetWriteDeadline(time.Unix(1, 0)) // it may be waiting for a client that does not read
+				})
 			})
 			if err := send(ctx, f); err != nil && r.Context().Err() == nil {
 				// The answer has begun: only breaking it off tells the client that it is not whole.
@@ -58,7 +64,9 @@ func (s *Server) endWhenBarred(ctx context.Context, end func()) {
 	defer look.Stop()
 	for {
 		changed := s.control.Changed(control.TopicAccess)
-		if !still(ctx) {
+		if barred := !still(ctx); ctx.Err() != nil {
+			return // it has ended, or its client has gone
+		} else if barred {
 			end()
 			return
 		}
