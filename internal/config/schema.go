@@ -217,7 +217,7 @@ func (r *reader) poolFields(p *dspool.Pool, name string) []field {
 	p.Name, p.Kind, p.Image, p.Max, p.Internet = name, dspool.Batch, DefaultImage, 1, true
 	p.Policy = dspool.PoolPolicy{
 		IdleAfter: -1, StartTimeout: DefaultStartTimeout,
-		SessionsPerMachine: DefaultSessionsPerMachine, SessionIdle: DefaultSessionIdle, KeepMost: DefaultKeepMost,
+		SessionIdle: DefaultSessionIdle, KeepMost: DefaultKeepMost,
 	}
 	p.Sizes, p.Shares = []string{}, []string{}
 	where := func(key string) string { return key + " of pool " + name }
@@ -238,7 +238,7 @@ func (r *reader) poolFields(p *dspool.Pool, name string) []field {
 			read: scalar(r, &p.Policy.SessionIdle, where("session_idle"), parseDuration(time.Second, 30*24*time.Hour))},
 		{key: "keep_most", form: "duration", unless: DefaultKeepMost.String(), doc: "The longest that people may keep a session or put off a drain.",
 			read: scalar(r, &p.Policy.KeepMost, where("keep_most"), parseDuration(0, 90*24*time.Hour))},
-		{key: "sudo", form: "true or false", unless: "false", doc: "People become root on its machines, which then mount only the homes and job folders of who is there. Who is on one machine, together or one after the other, must trust each other: root reads and changes all that is there, and whatever lies in other folders of its shares.",
+		{key: "sudo", form: "true or false", unless: "false", doc: "People become root on its machines. Each machine is then for one person for its life: one session, no jobs, and of homes, jobs and notebooks only that person's are mounted. Whatever lies in other folders of its shares root reads and changes as anybody.",
 			read: scalar(r, &p.Policy.Sudo, where("sudo"), parseBool)},
 		{key: "record", form: "true or false", unless: "false", doc: "Whether terminals are recorded, as asciicast files in the state directory; people are told.",
 			read: scalar(r, &p.Policy.Record, where("record"), parseBool)},
@@ -259,6 +259,16 @@ func (r *reader) poolFields(p *dspool.Pool, name string) []field {
 func (r *reader) checkPool(p *dspool.Pool, n *yaml.Node, where string) {
 	if p.Policy.IdleAfter < 0 {
 		p.Policy.IdleAfter = DefaultIdleAfter(p.Kind)
+	}
+	switch one := p.Policy.SessionsPerMachine; {
+	case p.Policy.Sudo && one > 1:
+		r.problem(n, "leave sessions_per_machine out", "%s gives sudo, so a machine of it is for one person, not for %d", where, one)
+	case p.Policy.Sudo && p.Kind == dspool.Batch:
+		r.problem(n, "say kind: interactive", "%s gives sudo, so it takes no jobs", where)
+	case p.Policy.Sudo:
+		p.Policy.SessionsPerMachine = 1
+	case one == 0:
+		p.Policy.SessionsPerMachine = DefaultSessionsPerMachine
 	}
 	if len(p.Sizes) == 0 && !r.problemSince(n, "sizes of "+where) && !r.problemSince(n, "an item of sizes of "+where) {
 		r.problem(n, "name at least one, for example sizes: [small]", "%s has no sizes", where)

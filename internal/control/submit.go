@@ -143,6 +143,10 @@ func (w *work) fillSpec(s *dspool.JobSpec) error {
 	} else if err != nil {
 		return err
 	}
+	if pool.Policy.Sudo {
+		return dspool.Errorf(dspool.Invalid, "pool %s takes no jobs: people are root on its machines, each on their own", pool.Name).
+			WithHint("choose another pool")
+	}
 	sizes, err := w.sizesOf(pool)
 	if err != nil {
 		return err

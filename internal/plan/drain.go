@@ -8,7 +8,8 @@ import (
 )
 
 // drain destroys machines that somebody wants gone, once nothing is left on them or
-// their deadline has passed, and those of pools that are no more.
+// their deadline has passed, those of pools that are no more, and those on which somebody was
+// root: what root left there must not meet the next person.
 func (p *planner) drain() {
 	for _, m := range p.all {
 		if m.State == dspool.Destroying {
@@ -21,6 +22,8 @@ func (p *planner) drain() {
 			why = "drained"
 		case m.pool == nil:
 			why = fmt.Sprintf("pool %s is no more", m.Pool)
+		case m.pool.Policy.Sudo && m.Used:
+			why = "somebody was root here, and nobody else gets it"
 		default:
 			continue
 		}

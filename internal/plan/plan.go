@@ -37,6 +37,7 @@ type Machine struct {
 	Health           dspool.Health
 	HealthReason     string
 	IdleSince        time.Time // since when it has had no claim; its creation if it never had one
+	Used             bool      // it has had a claim that ended
 	Remove           string    // reason for which somebody asked for its removal; "" if nobody did
 	Attempts         []Attempt // in order of identifier
 }

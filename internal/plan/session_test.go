@@ -301,6 +301,30 @@ func TestClose(t *testing.T) {
 	})
 }
 
+func TestMachinesOfRoots(t *testing.T) {
+	roots := func(p *plan.Pool) { p.Policy.Sudo, p.Policy.SessionsPerMachine = true, 1 }
+	used := func(m *plan.Machine) { m.Used = true }
+	check(t, []rule{
+		{
+			"a machine on which somebody was root goes at once, and nobody else gets it",
+			with(snapshot(batch(roots), []plan.Machine{box(1, used)}), guest(1, "bob", 1)),
+			`create big in batch: bob waits to log in
+			 destroy batch-1: somebody was root here, and nobody else gets it; nothing is left on it
+			 session 1 is number 1: a machine is being created`,
+		},
+		{
+			"one that nobody has used is given",
+			with(snapshot(batch(roots), []plan.Machine{box(1)}), guest(1, "bob", 1)),
+			`seat 1 on batch-1 (4 cpu, 8 GiB): machine batch-1 has room: place 1 of 1`,
+		},
+		{
+			"where nobody becomes root, a used machine is as good as new",
+			with(snapshot(batch(), []plan.Machine{box(1, used)}), guest(1, "bob", 1)),
+			`seat 1 on batch-1 (1 cpu, 2 GiB): machine batch-1 has room: place 1 of 4`,
+		},
+	})
+}
+
 func TestMachinesWithSessionsStay(t *testing.T) {
 	in := func(d time.Duration) func(*plan.Machine) {
 		return func(m *plan.Machine) { at := now.Add(d); m.DrainBy = &at }

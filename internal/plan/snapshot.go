@@ -65,7 +65,7 @@ func (p *planner) addMachines() {
 		if m.coming {
 			pl.trying++
 		}
-		m.usable = !src.Cordoned && src.DrainBy == nil && src.Remove == "" &&
+		m.usable = !(pl.Policy.Sudo && src.Used) && !src.Cordoned && src.DrainBy == nil && src.Remove == "" &&
 			(m.coming || src.State == dspool.Ready && src.Health == dspool.Healthy)
 	}
 }

@@ -118,6 +118,7 @@ func (l *Loop) snapshot(tx *store.Tx) (*view, error) {
 		v.Machines = append(v.Machines, plan.Machine{
 			Name: m.Name, Pool: m.Pool, Size: m.Size, Resources: m.Resources, State: m.State, Cordoned: m.Cordoned,
 			DrainBy: m.DrainBy, Health: m.Health, HealthReason: m.HealthReason, IdleSince: idle, Remove: m.Remove,
+			Used:     m.ReadyAt != nil && m.IdleSince != nil && m.IdleSince.After(*m.ReadyAt),
 			Attempts: placed[m.Name],
 		})
 	}

@@ -6,20 +6,17 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"testing"
 
 	"github.com/dspool/dspool"
 	"github.com/dspool/dspool/api"
-	"github.com/dspool/dspool/internal/agent/agenttest"
-	"github.com/dspool/dspool/internal/agent/initd"
+	"github.com/dspool/dspool/client"
 	"github.com/dspool/dspool/internal/provider"
-	"github.com/dspool/dspool/internal/provider/fake"
 	"github.com/dspool/dspool/internal/servertest"
 )
 
-// rootConfig is Config with one machine, on which people become root.
-var rootConfig = strings.NewReplacer("policy: {", "policy: {sudo: true, ", "sizes: [small, large], min: 0, max: 4", "sizes: [large], min: 0, max: 1").Replace(servertest.Config)
+// rootConfig is Config with a pool on whose machines people become root.
+var rootConfig = strings.NewReplacer("kind: batch", "kind: interactive", "policy: {", "policy: {sudo: true, ").Replace(servertest.Config)
 
 func mountedAt(mounts []provider.Mount) string {
 	var targets []string
@@ -30,22 +27,18 @@ func mountedAt(mounts []provider.Mount) string {
 	return strings.Join(targets, " ")
 }
 
-func TestMachinesOfRootsMountOnlyWhoIsThere(t *testing.T) {
+func TestMachinesOfRoots(t *testing.T) {
 	t.Parallel()
-	var mounted atomic.Pointer[fake.Provider]
-	started := make(chan string, 10)
-	s := servertest.New(t, servertest.Options{Config: rootConfig, Tasks: func(spec initd.Spec) agenttest.Outcome {
-		started <- mountedAt(mounted.Load().Mounted("batch-1"))
-		return agenttest.Commands(spec)
-	}})
-	mounted.Store(s.Provider)
+	s := servertest.New(t, servertest.Options{Config: rootConfig})
 	ctx := t.Context()
-	first := s.MustSubmit(dspool.JobSpec{Command: []string{"forever"}})
-	s.Running(first.ID, 1)
-	const ada = "/home/ada /mnt/team/jobs/ada"
-	if got := <-started; got != ada {
-		t.Errorf("when ada's task began, the machine mounted %q", got)
+	opened := func(machine, user string) {
+		t.Helper()
+		s.Until(user+"'s session is open", func() bool {
+			return slices.ContainsFunc(s.Inside(machine).Opened(), func(d api.SessionDirective) bool { return d.User == user && d.Sudo })
+		})
 	}
+	logIn(t, s, "ada", "conn-ada")
+	opened("batch-1", "ada")
 	t.Run("the shares are mounted without what is private", func(t *testing.T) {
 		want := []provider.Mount{
 			{Source: filepath.Join(s.Dir, "shares/home"), Target: "/home", Empty: true},
@@ -55,35 +48,25 @@ func TestMachinesOfRootsMountOnlyWhoIsThere(t *testing.T) {
 			t.Errorf("%+v", got)
 		}
 	})
-	t.Run("who comes is mounted before the agent hears of it", func(t *testing.T) {
+	t.Run("who comes gets a machine alone, with what is their own", func(t *testing.T) {
 		logIn(t, s, "bob", "conn-bob")
-		s.Until("bob's session is open", func() bool {
-			return slices.ContainsFunc(s.Inside("batch-1").Opened(), func(d api.SessionDirective) bool { return d.User == "bob" && d.Sudo })
-		})
-		if got := mountedAt(s.Provider.Mounted("batch-1")); got != "/home/ada /home/bob /mnt/team/jobs/ada /mnt/team/jobs/bob /mnt/team/notebooks/bob" {
-			t.Errorf("the machine mounts %q", got)
-		}
-		for _, m := range s.Provider.Mounted("batch-1") {
-			if info, err := os.Stat(filepath.Join(m.Source, m.Sub)); err != nil || !info.IsDir() {
-				t.Errorf("%s of %s is not there: %v", m.Sub, m.Source, err)
+		opened("batch-2", "bob")
+		for machine, user := range map[string]string{"batch-1": "ada", "batch-2": "bob"} {
+			want := "/home/" + user + " /mnt/team/jobs/" + user + " /mnt/team/notebooks/" + user
+			if got := mountedAt(s.Provider.Mounted(machine)); got != want {
+				t.Errorf("%s mounts %q", machine, got)
+			}
+			for _, m := range s.Provider.Mounted(machine) {
+				if info, err := os.Stat(filepath.Join(m.Source, m.Sub)); err != nil || !info.IsDir() {
+					t.Errorf("%s of %s is not there: %v", m.Sub, m.Source, err)
+				}
 			}
 		}
 	})
-	t.Run("what is private to who is gone goes too", func(t *testing.T) {
-		if _, err := s.CancelJob(ctx, first.ID); err != nil {
-			t.Fatal(err)
-		}
-		s.MustEnd(first.ID)
-		s.Until("ada's folders are gone", func() bool {
-			return mountedAt(s.Provider.Mounted("batch-1")) == "/home/bob /mnt/team/jobs/bob /mnt/team/notebooks/bob"
-		})
-		next, err := s.Submit(ctx, api.SubmitRequest{As: "grace", JobSpec: dspool.JobSpec{Command: []string{"true"}}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		s.MustEnd(next.ID)
-		if got := <-started; got != "/home/bob /home/grace /mnt/team/jobs/bob /mnt/team/jobs/grace /mnt/team/notebooks/bob" {
-			t.Errorf("when grace's task began, the machine mounted %q", got)
+	t.Run("nobody's job meets a root", func(t *testing.T) {
+		_, err := s.Submit(ctx, api.SubmitRequest{JobSpec: dspool.JobSpec{Command: []string{"true"}}})
+		if dspool.ErrorCode(err) != dspool.Invalid || !strings.Contains(err.Error(), "takes no jobs") {
+			t.Errorf("%v", err)
 		}
 	})
 	t.Run("while its machines are there, the pool stays as it is", func(t *testing.T) {
@@ -96,21 +79,42 @@ func TestMachinesOfRootsMountOnlyWhoIsThere(t *testing.T) {
 			}
 		}
 	})
+	t.Run("a machine on which somebody was root is nobody else's", func(t *testing.T) {
+		mine, err := s.Sessions(ctx, client.SessionFilter{User: "ada"})
+		if err != nil || len(mine.Items) != 1 {
+			t.Fatalf("%+v, %v", mine, err)
+		}
+		if _, err := s.CloseSession(ctx, mine.Items[0].ID); err != nil {
+			t.Fatal(err)
+		}
+		s.Until("the machine is gone", func() bool {
+			m, err := s.Machine(ctx, "batch-1")
+			return err == nil && m.State == dspool.Gone
+		})
+		if m, err := s.Machine(ctx, "batch-1"); err != nil || !strings.Contains(m.Reason, "somebody was root here") {
+			t.Errorf("%q, %v", m.Reason, err)
+		}
+		logIn(t, s, "grace", "conn-grace")
+		opened("batch-3", "grace")
+	})
 }
 
 func TestNobodyIsRootWhereMountingFails(t *testing.T) {
 	t.Parallel()
 	s := servertest.New(t, servertest.Options{Config: rootConfig})
 	s.Provider.FailMount(errors.New("the share does not answer"))
-	job := s.MustSubmit(dspool.JobSpec{Command: []string{"true"}})
+	came := make(chan struct{})
+	go func() {
+		defer close(came)
+		logIn(t, s, "ada", "conn-ada")
+	}()
 	s.Until("the mount was tried", func() bool { return s.Provider.MountsFailed() > 1 })
-	if n := len(s.Spawned(job.ID)); n != 0 {
-		t.Errorf("%d tasks ran", n)
+	if n := len(s.Inside("batch-1").Opened()); n != 0 {
+		t.Errorf("%d sessions are open", n)
 	}
 	s.Provider.FailMount(nil)
-	if j := s.MustEnd(job.ID); j.State != dspool.JobSucceeded {
-		t.Errorf("job ended %s: %s", j.State, j.Reason)
-	}
+	s.Until("ada's session is open", func() bool { return len(s.Inside("batch-1").Opened()) == 1 })
+	<-came
 }
 
 func TestNoShareOfRootsHoldsAnother(t *testing.T) {
