@@ -88,7 +88,21 @@ func (w *work) putOffDrain(machine string, until time.Time, most time.Duration) 
 	if err != nil || m.DrainBy == nil || !until.After(*m.DrainBy) {
 		return err
 	}
-	until = clamp(until, *m.DrainBy, w.Now().Add(most))
+	// However often somebody asks: the policy counts from when the drain began.
+	running, err := w.RunningOperations()
+	if err != nil {
+		return err
+	}
+	last := w.Now().Add(most)
+	for _, o := range running {
+		if t := o.Created.Add(most); o.Kind == opRemoveMachine && o.Target == machine && t.Before(last) {
+			last = t
+		}
+	}
+	if !last.After(*m.DrainBy) {
+		return nil
+	}
+	until = clamp(until, *m.DrainBy, last)
 	m.DrainBy = &until
 	w.wake(topicGateway)
 	return w.UpdateMachine(m)
