@@ -198,7 +198,7 @@ func (d *decoder) mirror(n *yaml.Node) {
 func checkMirror(s string) error {
 	u, err := url.Parse(s)
 	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" || u.RawQuery != "" || u.Fragment != "" || strings.ContainsAny(s, " \t\r\n[]") {
-		return fmt.Errorf("%s is not the address of a package mirror; for example http://deb.debian.org/debian", dspool.Quote(s))
+		return fmt.Errorf("%s is not the address of a package mirror; for example http://mirror.example.org/debian", dspool.Quote(s))
 	}
 	if u.User != nil {
 		return fmt.Errorf("the address of a package mirror must not hold a password, since the image shows it to everyone")

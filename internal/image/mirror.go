@@ -12,12 +12,9 @@ import (
 
 // Mirror is where Debian packages come from.
 type Mirror struct {
-	Archive  string // such as http://deb.debian.org/debian
-	Security string // such as http://security.debian.org/debian-security; "" is none
+	Archive  string // such as http://mirror.example.org/debian
+	Security string // such as http://mirror.example.org/debian-security; "" is none
 }
-
-// DefaultMirror is used where neither a recipe nor the host says otherwise.
-var DefaultMirror = Mirror{Archive: "http://deb.debian.org/debian", Security: "http://security.debian.org/debian-security"}
 
 const keyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
@@ -40,7 +37,7 @@ func (m Mirror) sources(suite string) []string {
 // HostMirror returns the mirror that the host itself uses, read from the apt
 // configuration folder etc ("/etc/apt"): the first sources of Debian's archive and of
 // its security archive, in sources.list, *.list and *.sources. It returns
-// DefaultMirror where there is none; other people's repositories, addresses with a
+// the zero Mirror where there is none; other people's repositories, addresses with a
 // password and other schemes than http and https are passed over.
 func HostMirror(etc string) Mirror {
 	files := []string{filepath.Join(etc, "sources.list")}
@@ -74,7 +71,7 @@ func HostMirror(etc string) Mirror {
 		}
 	}
 	if m.Archive == "" {
-		return DefaultMirror
+		return Mirror{}
 	}
 	return m
 }

@@ -15,7 +15,7 @@ func TestHostMirror(t *testing.T) {
 		files map[string]string
 		want  image.Mirror
 	}{
-		{"no sources give the default", nil, image.DefaultMirror},
+		{"no sources give none", nil, image.Mirror{}},
 		{"the one-line form is read", map[string]string{
 			"sources.list": "# deb http://no/debian trixie main\ndeb-src http://no/debian trixie main\ndeb [arch=amd64 signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://m1/debian/ bookworm main contrib\ndeb http://m1/debian-security bookworm-security main\n",
 		}, image.Mirror{Archive: "http://m1/debian", Security: "http://m1/debian-security"}},

@@ -41,6 +41,10 @@ func (b *build) debootstrap(ctx context.Context) error {
 	if _, err := exec.LookPath("mmdebstrap"); err != nil {
 		return dspool.Errorf(dspool.Unavailable, "mmdebstrap is not installed").WithHint("apt-get install mmdebstrap debian-archive-keyring")
 	}
+	if b.mirror() == (Mirror{}) {
+		return dspool.Errorf(dspool.Unavailable, "nothing says where Debian packages come from: the host's apt names no archive of Debian's").
+			WithHint("give the recipe a mirror:, or the host an apt source")
+	}
 	conf := filepath.Join(b.dir, "apt.conf")
 	if err := os.WriteFile(conf, []byte(hostAptConf(ctx)), 0o600); err != nil {
 		return err
