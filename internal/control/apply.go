@@ -37,10 +37,7 @@ func (c *Control) Apply(ctx context.Context, who auth.Subject, req api.ApplyRequ
 		problems = keysOfFile(cfg)
 		for i := range cfg.Images {
 			if err := c.findRecipe(&cfg.Images[i], cfg.Server.Images, req.Dir); err != nil {
-				message, hint := err.Error(), ""
-				if e := (*dspool.Error)(nil); errors.As(err, &e) {
-					message, hint = e.Message, e.Hint
-				}
+				message, hint := sentence(err)
 				problems = append(problems, cfg.ProblemAt("image", cfg.Images[i].Name, message, hint))
 			}
 		}
@@ -72,6 +69,14 @@ func (c *Control) Apply(ctx context.Context, who auth.Subject, req api.ApplyRequ
 		return res, err
 	}
 	return res, c.EnsureImages(ctx)
+}
+
+// sentence takes an error apart into what a problem of a file shows of it.
+func sentence(err error) (message, hint string) {
+	if e := (*dspool.Error)(nil); errors.As(err, &e) {
+		return e.Message, e.Hint
+	}
+	return err.Error(), ""
 }
 
 // findRecipe gives an image the path of its recipe, and refuses a recipe that is wrong.

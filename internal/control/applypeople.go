@@ -1,7 +1,6 @@
 package control
 
 import (
-	"errors"
 	"slices"
 
 	"github.com/dspool/dspool"
@@ -40,10 +39,7 @@ func keysOfFile(cfg *config.Config) (problems []config.Problem) {
 		for k, text := range u.Keys {
 			key, _, err := auth.ParseKey(text)
 			if err != nil {
-				message, hint := err.Error(), ""
-				if e := (*dspool.Error)(nil); errors.As(err, &e) {
-					message, hint = e.Message, e.Hint
-				}
+				message, hint := sentence(err)
 				problems = append(problems, cfg.ProblemAt("user", u.Name, "user "+u.Name+": "+message, hint))
 				continue
 			}
