@@ -18,6 +18,7 @@ type Decision struct{ *work }
 
 // Rows is what a plan was computed from, as the store has it.
 type Rows struct {
+	Pools    []string // names
 	Machines map[string]*store.MachineRow
 	Jobs     map[int64]*store.JobRow
 }
@@ -70,7 +71,7 @@ func (d *Decision) Enact(rows Rows, p plan.Plan) error {
 			return err
 		}
 	}
-	return d.note(p.Notes)
+	return d.note(rows.Pools, p.Notes)
 }
 
 func (d *Decision) place(rows Rows, places []plan.Place, touched map[int64]bool) error {
@@ -181,26 +182,22 @@ func (d *Decision) destroy(m *store.MachineRow, reason string) error {
 }
 
 // note keeps for every pool why it does not grow when it should.
-func (d *Decision) note(notes []plan.Note) error {
-	pools, err := d.Pools()
-	if err != nil {
-		return err
-	}
-	for _, p := range pools {
+func (d *Decision) note(pools []string, notes []plan.Note) error {
+	for _, pool := range pools {
 		text := ""
 		for _, n := range notes {
-			if n.Pool == p.Name {
+			if n.Pool == pool {
 				text = n.Text
 			}
 		}
-		was, err := d.Setting(NoteSetting(p.Name))
+		was, err := d.Setting(NoteSetting(pool))
 		if err != nil {
 			return err
 		}
 		if was == text {
 			continue
 		}
-		if err := d.SetSetting(NoteSetting(p.Name), text); err != nil {
+		if err := d.SetSetting(NoteSetting(pool), text); err != nil {
 			return err
 		}
 	}

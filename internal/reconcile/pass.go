@@ -125,6 +125,7 @@ func (l *Loop) snapshot(tx *store.Tx) (*view, error) {
 	for i, p := range v.Pools {
 		v.Pools[i].BackoffUntil, v.Pools[i].LastFailure = l.backoff(p.Name)
 		v.pools[p.Name] = v.Pools[i]
+		v.rows.Pools = append(v.rows.Pools, p.Name)
 	}
 	for _, j := range jobs {
 		v.rows.Jobs[j.ID] = &j
