@@ -60,7 +60,7 @@ func TestJudge(t *testing.T) {
 		{"what hides is idle", nil, procs{{PID: 2, Hidden: true}, login}, nil, ""},
 		{"a script in a shell lives", nil, procs{detached(proc(52, "bash", "train.sh"), 10)}, nil, "bash train.sh runs in the background"},
 		{"a command in a shell lives", nil, procs{detached(proc(52, "sh", "-c", "while read x; do :; done"), 10)}, nil, "sh runs in the background"},
-		{"an interpreter is named with its script", nil, procs{detached(proc(53, "python3", "-u", "/home/alice/work/train.py", "--lr", "1"), 10)}, nil, "python3 train.py runs in the background"},
+		{"an interpreter is named with its script", nil, procs{detached(proc(53, "python3", "-u", "/home/alice/digits/train.py", "--lr", "1"), 10)}, nil, "python3 train.py runs in the background"},
 		{"and with its module", nil, procs{detached(proc(53, "python3", "-m", "http.server"), 10)}, nil, "python3 -m http.server runs in the background"},
 		{"the oldest stands for its children", nil, procs{detached(proc(61, "cc1"), 10), detached(proc(60, "make"), 10)}, nil, "make runs in the background"},
 		{"a detached tmux with idle shells is idle", nil, procs{tmux, inTmux}, nil, ""},
