@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -113,6 +114,8 @@ func TestCauseIsSteady(t *testing.T) {
 func TestProcesses(t *testing.T) {
 	t.Parallel()
 	cmd := exec.Command("sleep", "1000")
+	// A session of its own: the test's may be led from outside this process namespace.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -123,7 +126,7 @@ func TestProcesses(t *testing.T) {
 		t.Fatalf("%+v, %v", seen, unseen)
 	}
 	p := seen[0]
-	if p.PID != cmd.Process.Pid || p.Parent != os.Getpid() || p.Leader == 0 || p.Begun == 0 {
+	if p.PID != cmd.Process.Pid || p.Parent != os.Getpid() || p.Leader != p.PID || p.Begun == 0 {
 		t.Errorf("%+v", p)
 	}
 	if self := seen[1]; !strings.HasSuffix(self.Args[0], ".test") {
