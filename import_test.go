@@ -41,13 +41,14 @@ var mayImport = map[string][]string{
 	"internal/agent/activity": {},
 	"internal/agent/host":     {"", "api", "internal/asuser", "internal/agent/activity", "internal/agent/initd"},
 	"internal/agent/initd":    {"", "api", "internal/asuser"},
-	"internal/gateway":        {"", "api", "internal/provider"},
+	"internal/gateway":        {"", "api", "internal/provider", "internal/webdoor"},
 	"internal/cli":            {"", "api", "client", "internal/suggest"},
 
 	"internal/control":   {"", "api", "internal/asuser", "internal/auth", "internal/config", "internal/plan", "internal/store", "internal/suggest", "internal/usage"},
 	"internal/reconcile": {"", "internal/control", "internal/plan", "internal/provider", "internal/store"},
 	"internal/httpapi":   {"", "api", "internal/auth", "internal/control"},
-	"internal/server": {"", "api", "images", "internal/auth", "internal/config", "internal/control", "internal/httpapi", "internal/image",
+	"internal/portal":    {"", "api", "internal/auth", "internal/control", "internal/httpapi"},
+	"internal/server": {"", "api", "images", "internal/auth", "internal/config", "internal/control", "internal/httpapi", "internal/image", "internal/portal",
 		"internal/provider", "internal/reconcile", "internal/store"},
 }
 

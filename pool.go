@@ -24,7 +24,12 @@ type Pool struct {
 	Shares   []string   `json:"shares" doc:"Names of the shares mounted on its machines."`
 	Internet bool       `json:"internet" doc:"Whether its machines reach other networks, by NAT."`
 	Policy   PoolPolicy `json:"policy"`
+	// Runs is the app that dspool itself keeps running on the pool's machine.
+	Runs string `json:"runs,omitempty" enum:"jupyterhub" doc:"The app that runs on its one machine; for kind service."`
 }
+
+// RunsJupyterHub is the app of a service pool whose machine is the JupyterHub.
+const RunsJupyterHub = "jupyterhub"
 
 // PoolPolicy holds the rules by which a pool grows and shrinks.
 type PoolPolicy struct {

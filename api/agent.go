@@ -52,8 +52,25 @@ type SessionDirective struct {
 	Sudo    bool             `json:"sudo,omitempty"`
 	Request dspool.Resources `json:"request"`
 	Motd    string           `json:"motd,omitempty" doc:"Greets the user's terminals."`
+	Apps    []AppDirective   `json:"apps,omitempty" doc:"All that are to run in it; one that is not named is ended."`
 	Close   bool             `json:"close,omitempty" doc:"End everything of the user's on this machine that is no attempt."`
 	Reason  string           `json:"reason,omitempty"`
+}
+
+// AppDirective is the wish for one app of a session. It is idempotent by its identifier: another start
+// is another identifier.
+type AppDirective struct {
+	ID      int64             `json:"id"`
+	Name    string            `json:"name"`
+	Command []string          `json:"command" doc:"The agent chooses a free port and writes it for every {port}."`
+	Env     map[string]string `json:"env,omitempty" doc:"With {port} likewise."`
+	Dir     string            `json:"dir,omitempty" doc:"Where it starts, below the home; the home unless given."`
+	Restart bool              `json:"restart,omitempty" doc:"It is started again whenever it ends."`
+	// Kernels is the path of a Jupyter server's API (such as "/user/ada/api"), and Token what it lets
+	// in: the agent asks it whether a kernel or a terminal is busy. A Jupyter server and its idle
+	// kernels are otherwise not alive.
+	Kernels string `json:"kernels,omitempty"`
+	Token   string `json:"token,omitempty"`
 }
 
 // GroupID is a group by name and number.
@@ -123,4 +140,15 @@ type SessionReport struct {
 	// the CPU, detached tmux, background processes.
 	Active   bool   `json:"active,omitempty"`
 	Activity string `json:"activity,omitempty" doc:"Such as \"python3 uses 97 % of a cpu\"."`
+
+	Apps []AppReport `json:"apps,omitempty" doc:"Every app that was directed and is not forgotten."`
+}
+
+// AppReport says how an app stands. Reporting twice changes nothing.
+type AppReport struct {
+	ID       int64           `json:"id"`
+	State    dspool.AppState `json:"state" enum:"starting,running,ended"`
+	Port     int             `json:"port,omitempty" doc:"While running: a listening socket there belongs to the user."`
+	ExitCode *int            `json:"exit_code,omitempty"`
+	Reason   string          `json:"reason,omitempty" doc:"Such as its last words."`
 }

@@ -11,6 +11,9 @@ import "github.com/dspool/dspool"
 //	POST /gateway/v1/sessions       OpenSession  → stream of SessionStep, one JSON value a line; the last is ready or failed
 //	POST /gateway/v1/certificate    MachineLogin → MachineCertificate
 //	POST /gateway/v1/connections    []ConnectionReport → 204; at least every 10 s, and at once when one ends
+//	POST /gateway/v1/web/login      WebLogin → Identity; 401 for every wrong cookie alike
+//	POST /gateway/v1/web/certificate WebCertificate → EnrolResponse; 403 for names that are not the door's or a user's
+//	POST /gateway/v1/web/connections []WebConnection → 204; browsers whose WebSockets to apps have opened
 
 // GatewayDirectives is what the server wants of the gateway.
 type GatewayDirectives struct {
@@ -19,6 +22,50 @@ type GatewayDirectives struct {
 	Trust    Trust         `json:"trust"`
 	End      []Notice      `json:"end,omitempty" doc:"Connections to be ended, with what their people are told."`
 	Tell     []Notice      `json:"tell,omitempty" doc:"What the terminals of connections are told."`
+	Web      Web           `json:"web"`
+}
+
+// Web is what the web doors and the machine door need to know.
+type Web struct {
+	Domain         string   `json:"domain" doc:"The portal's name; the hub is hub.DOMAIN, a user's notebooks USER.hub.DOMAIN."`
+	TLS            WebTLS   `json:"tls"`
+	TrustedProxies []string `json:"trusted_proxies,omitempty" doc:"CIDRs whose X-Forwarded headers count."`
+	// MachineDoor is where machines reach the API, the hub and the proxy API ("10.80.0.1:8445"); "" is nowhere.
+	MachineDoor string      `json:"machine_door,omitempty"`
+	Hub         string      `json:"hub,omitempty" doc:"Address and port of JupyterHub; empty while it does not run."`
+	HubMachine  string      `json:"hub_machine,omitempty" doc:"Address of its machine: only it uses the proxy API and reaches apps."`
+	ProxyToken  string      `json:"proxy_token,omitempty" doc:"Of the proxy API."`
+	Apps        []AppTarget `json:"apps,omitempty" doc:"All that run."`
+}
+
+// WebTLS says what certificates web doors show. Without files and ACME they are of the server's authority.
+type WebTLS struct {
+	Certificate string `json:"certificate,omitempty" doc:"Path of a PEM file on the host."`
+	Key         string `json:"key,omitempty"`
+	ACME        bool   `json:"acme,omitempty"`
+	Directory   string `json:"directory,omitempty" doc:"URL of the ACME directory; Let's Encrypt unless given."`
+	CA          string `json:"ca,omitempty" doc:"Path of the PEM file of the authority that the directory itself shows."`
+	Email       string `json:"email,omitempty"`
+}
+
+// AppTarget is where an app is reached.
+type AppTarget struct {
+	ID      int64  `json:"id"`
+	User    string `json:"user"`
+	Session int64  `json:"session"`
+	Address string `json:"address" doc:"Address and port on its machine."`
+}
+
+// WebLogin asks who the holder of a portal cookie is.
+type WebLogin struct {
+	Secret string `json:"secret"`
+	From   string `json:"from"`
+}
+
+// WebCertificate asks for a certificate of the server's authority for a web door.
+type WebCertificate struct {
+	Names []string `json:"names"`
+	CSR   string   `json:"csr" doc:"PEM."`
 }
 
 // Notice is a text for the person behind a connection.
@@ -99,6 +146,14 @@ type MachineLogin struct {
 // MachineCertificate lives minutes and is good for one user on one machine.
 type MachineCertificate struct {
 	Certificate string `json:"certificate" doc:"In the form of authorized_keys."`
+}
+
+// WebConnection is a browser that has a WebSocket to an app: as long as it has one, somebody is connected to
+// the app's session. Its bytes and end are reported as other connections' are.
+type WebConnection struct {
+	ID   string `json:"id"`
+	App  int64  `json:"app"`
+	From string `json:"from"`
 }
 
 // ConnectionReport says how a connection stands.

@@ -39,6 +39,11 @@ import "github.com/dspool/dspool"
 //	GET    /sessions/{id}                            → SessionDetail
 //	POST   /sessions/{id}/keep             KeepRequest → dspool.Session
 //	DELETE /sessions/{id}                            → 202 dspool.Operation
+//	GET    /apps?user=&all=                          → List[dspool.App], newest first
+//	POST   /apps                           AppRequest → 201 dspool.App; one of that name that still runs is ended first
+//	GET    /apps/{id}                                → dspool.App
+//	GET    /apps/{id}/steps                          → stream of SessionStep, one JSON value a line, until it runs or has ended
+//	DELETE /apps/{id}                                → dspool.App, stopping or ended
 //	GET    /doors                                    → List[dspool.Door]
 //	POST   /machines/{name}/cordon                   → dspool.Machine
 //	POST   /machines/{name}/uncordon                 → dspool.Machine
@@ -264,6 +269,19 @@ type SessionDetail struct {
 	dspool.Session
 	Open   []dspool.Connection `json:"open" doc:"Its connections."`
 	Events []dspool.Event      `json:"events"`
+}
+
+// AppRequest asks for an app in the user's session; the session is opened if there is none. Only
+// administrators and spawners name another user, and only spawners the environment's secrets.
+type AppRequest struct {
+	User    string            `json:"user,omitempty" doc:"The caller unless given."`
+	Pool    string            `json:"pool,omitempty" doc:"The user's default, else the first web door's, unless given."`
+	Name    string            `json:"name" maxLength:"64"`
+	Command []string          `json:"command" doc:"{port} stands for the port that the machine's agent chooses."`
+	Env     map[string]string `json:"env,omitempty" doc:"With {port} likewise. Never shown again."`
+	Dir     string            `json:"dir,omitempty" doc:"Below the home."`
+	Kernels string            `json:"kernels,omitempty" doc:"Path of its Jupyter API, by which it is known whether a kernel is busy; with token."`
+	Token   string            `json:"token,omitempty" doc:"For kernels. Never shown again."`
 }
 
 // KeepRequest asks not to end a session for a time from now; 0 takes a former wish back.

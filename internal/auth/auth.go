@@ -17,6 +17,8 @@ import (
 type Subject struct {
 	User  string // "" for the host's root without an account
 	Admin bool
+	// Spawner may run apps for any user: a JupyterHub.
+	Spawner bool
 	// Since is when the account was made. A name may be given again after its account was removed:
 	// what is older was another person's.
 	Since time.Time

@@ -81,6 +81,9 @@ type Capabilities struct {
 	// AgentListen is the address at which the server must serve the agent link
 	// so that machines reach it ("10.80.0.1:8444").
 	AgentListen string
+	// DoorListen is the address at which the gateway serves machines likewise ("10.80.0.1:8445"); "" if
+	// they reach no such address.
+	DoorListen string
 	MaxMachines int // more cannot exist at once; 0 is no limit
 }
 
