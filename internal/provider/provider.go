@@ -83,7 +83,7 @@ type Capabilities struct {
 	AgentListen string
 	// DoorListen is the address at which the gateway serves machines likewise ("10.80.0.1:8445"); "" if
 	// they reach no such address.
-	DoorListen string
+	DoorListen  string
 	MaxMachines int // more cannot exist at once; 0 is no limit
 }
 
