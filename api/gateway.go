@@ -1,6 +1,11 @@
 package api
 
-import "github.com/dspool/dspool"
+import (
+	"net"
+	"net/netip"
+
+	"github.com/dspool/dspool"
+)
 
 // The gateway link. The gateway is a process of its own that holds no database and no long-lived
 // key but its doors' host keys; it asks the server, over a unix socket that only the host's root reaches
@@ -29,6 +34,8 @@ type GatewayDirectives struct {
 type Web struct {
 	Domain         string   `json:"domain" doc:"The portal's name; the hub is hub.DOMAIN, a user's notebooks USER.hub.DOMAIN."`
 	TLS            WebTLS   `json:"tls"`
+	Hubs           string   `json:"hubs,omitempty" doc:"JupyterHub's URL for people, such as http://hub.localhost:8000; empty if there is none."`
+	Portal         string   `json:"portal" doc:"The portal's URL for people."`
 	TrustedProxies []string `json:"trusted_proxies,omitempty" doc:"CIDRs whose X-Forwarded headers count."`
 	// MachineDoor is where machines reach the API, the hub and the proxy API ("10.80.0.1:8445"); "" is nowhere.
 	MachineDoor string      `json:"machine_door,omitempty"`
@@ -36,6 +43,15 @@ type Web struct {
 	HubMachine  string      `json:"hub_machine,omitempty" doc:"Address of its machine: only it uses the proxy API and reaches apps."`
 	ProxyToken  string      `json:"proxy_token,omitempty" doc:"Of the proxy API."`
 	Apps        []AppTarget `json:"apps,omitempty" doc:"All that run."`
+}
+
+// Plain says whether a web door that listens there speaks http: on a loopback address, unless a
+// certificate was asked for.
+func (w Web) Plain(listen string) bool {
+	host, _, err := net.SplitHostPort(listen)
+	ip, perr := netip.ParseAddr(host)
+	loopback := err == nil && (host == "localhost" || perr == nil && ip.IsLoopback())
+	return loopback && !w.TLS.ACME && w.TLS.Certificate == ""
 }
 
 // WebTLS says what certificates web doors show. Without files and ACME they are of the server's authority.
