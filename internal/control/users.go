@@ -150,7 +150,9 @@ func (c *Control) Tokens(ctx context.Context, who auth.Subject, user string) (li
 	}
 	err = c.Store.Read(ctx, func(tx *store.Tx) error {
 		tokens, err := tx.Tokens(user)
-		list.Items = append(list.Items, tokens...)
+		for _, t := range tokens {
+			list.Items = append(list.Items, t.Token)
+		}
 		return err
 	})
 	return list, err
@@ -178,7 +180,7 @@ func (c *Control) AddToken(ctx context.Context, who auth.Subject, req api.AddTok
 		if err := w.roomForToken(user.Name); err != nil {
 			return err
 		}
-		if err := w.Tx.AddToken(out.Token, auth.HashSecret(out.Secret)); err != nil {
+		if err := w.Tx.AddToken(store.TokenRow{Token: out.Token}, auth.HashSecret(out.Secret)); err != nil {
 			return err
 		}
 		return w.event(dspool.Event{Actor: who.Name(), Kind: "token.created", User: user.Name, Message: "token " + out.ID + " created for " + user.Name})
@@ -232,7 +234,7 @@ func (c *Control) RevokeToken(ctx context.Context, who auth.Subject, id string) 
 // Authenticate returns the subject of a token's secret.
 func (c *Control) Authenticate(ctx context.Context, secret string) (auth.Subject, error) {
 	var who auth.Subject
-	var token dspool.Token
+	var token store.TokenRow
 	stale := false
 	err := c.Store.Read(ctx, func(tx *store.Tx) (err error) {
 		token, err = tx.TokenByHash(auth.HashSecret(secret))
@@ -240,6 +242,9 @@ func (c *Control) Authenticate(ctx context.Context, secret string) (auth.Subject
 			return auth.ErrUnauthenticated
 		} else if err != nil {
 			return err
+		}
+		if token.Kind == store.TokenWeb { // a cookie is for the portal's pages only
+			return auth.ErrUnauthenticated
 		}
 		if token.Expires != nil && !tx.Now().Before(*token.Expires) {
 			return auth.ErrUnauthenticated

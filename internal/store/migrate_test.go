@@ -83,6 +83,10 @@ func TestAnOlderStateIsBroughtUpToDate(t *testing.T) {
 		if err != nil {
 			return err
 		}
+		app := store.AppRow{App: dspool.App{Session: ses.ID, Name: "jupyter", User: "ann", Pool: "batch"}, UID: 20000}
+		if err := tx.InsertApp(&app); err != nil || app.ID != 1 {
+			t.Errorf("inserted %+v: %v", app, err)
+		}
 		serial, err := tx.NextSerial()
 		if serial != 1 {
 			t.Errorf("the first serial is %d", serial)

@@ -79,6 +79,18 @@ func TestHotStatementsNeverWalkThroughHistory(t *testing.T) {
 		do(tx.Connection("c"))
 		do(tx.OpenConnections(0))
 		do(tx.OpenConnections(1))
+		app := AppRow{App: dspool.App{Session: 1, Name: "j", User: "ann", Pool: "a"}, UID: 20000}
+		do(nil, tx.InsertApp(&app))
+		do(nil, tx.UpdateApp(app))
+		do(tx.App(1))
+		do(tx.AppSpec(1))
+		do(tx.OpenApps())
+		do(tx.AppsOf(1))
+		do(tx.Apps(AppFilter{Limit: 10}))
+		do(tx.Apps(AppFilter{User: "ann", Limit: 10}))
+		do(tx.Apps(AppFilter{User: "ann", All: true, Limit: 10}))
+		do(nil, tx.UpdateApp(AppRow{App: dspool.App{ID: 1, State: dspool.AppEnded}}))
+		do(tx.UserByOIDC("i", "s"))
 		do(tx.UserKey("ann", "SHA256:a"))
 		do(tx.UserKeys("ann"))
 		do(tx.User("ann"))
@@ -88,7 +100,7 @@ func TestHotStatementsNeverWalkThroughHistory(t *testing.T) {
 				return err
 			}
 		}
-		walks := regexp.MustCompile(`^SCAN (attempts|claims|connections|events|jobs|job_commands|machines|operations|sessions|tokens|user_keys|users|[abcjsu])$`)
+		walks := regexp.MustCompile(`^SCAN (apps|app_specs|attempts|claims|connections|events|jobs|job_commands|machines|operations|sessions|tokens|user_keys|users|[abcjsu])$`)
 		checked := 0
 		for _, query := range slices.Collect(maps.Keys(tx.h.stmts)) {
 			if strings.HasPrefix(query, "BEGIN") || query == "COMMIT" || query == "ROLLBACK" {

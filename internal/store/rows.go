@@ -111,3 +111,36 @@ type SessionInterval struct {
 	From    time.Time
 	To      time.Time // now, while it lasts
 }
+
+// AppRow is an app with what the server alone knows of it.
+type AppRow struct {
+	dspool.App
+	UID     int
+	Restart bool      // it is started again whenever it ends
+	Since   time.Time // when it came into its state
+	Spec    AppSpec   // only for InsertApp; see Tx.AppSpec
+}
+
+// AppSpec is what an app runs, with its secrets.
+type AppSpec struct {
+	Command []string          `json:"command"`
+	Env     map[string]string `json:"env,omitempty"`
+	Dir     string            `json:"dir,omitempty"`
+	Kernels string            `json:"kernels,omitempty"`
+	Token   string            `json:"token,omitempty"`
+}
+
+// TokenKind is what a token is for.
+type TokenKind string
+
+const (
+	TokenAPI     TokenKind = ""
+	TokenSpawner TokenKind = "spawner" // apps of any user
+	TokenWeb     TokenKind = "web"     // a browser's login at the portal; never good for the API itself
+)
+
+// TokenRow is a token with what the server alone knows of it.
+type TokenRow struct {
+	dspool.Token
+	Kind TokenKind
+}

@@ -6,31 +6,31 @@ import (
 	"github.com/dspool/dspool"
 )
 
-const tokenColumns = `id, user_name, name, created, expires, used`
+const tokenColumns = `id, user_name, name, created, expires, used, kind`
 
-func scanToken(r row, t *dspool.Token) error {
-	return r.Scan(&t.ID, &t.User, &t.Name, timeIn{&t.Created}, maybeIn{&t.Expires}, maybeIn{&t.Used})
+func scanToken(r row, t *TokenRow) error {
+	return r.Scan(&t.ID, &t.User, &t.Name, timeIn{&t.Created}, maybeIn{&t.Expires}, maybeIn{&t.Used}, &t.Kind)
 }
 
 // AddToken adds a credential whose secret has this hash; created now unless it says otherwise.
 // NotFound if there is no such user, Conflict if its identifier or hash is taken.
-func (tx *Tx) AddToken(t dspool.Token, hash string) error {
+func (tx *Tx) AddToken(t TokenRow, hash string) error {
 	if _, err := tx.User(t.User); err != nil {
 		return err
 	}
 	if t.Created.IsZero() {
 		t.Created = tx.now
 	}
-	_, err := tx.exec(`INSERT INTO tokens (`+tokenColumns+`, hash) VALUES (?, ?, ?, ?, ?, ?, ?)`,
-		t.ID, t.User, t.Name, stored(t.Created), micros(t.Expires), micros(t.Used), hash)
+	_, err := tx.exec(`INSERT INTO tokens (`+tokenColumns+`, hash) VALUES (?, ?, ?, ?, ?, ?, ?, ?)`,
+		t.ID, t.User, t.Name, stored(t.Created), micros(t.Expires), micros(t.Used), string(t.Kind), hash)
 	if unique(err) {
 		return dspool.Errorf(dspool.Conflict, "token %s exists already", t.ID)
 	}
 	return wrap(err, "add token %s", t.ID)
 }
 
-// Tokens returns a user's tokens, or everybody's if user is "", oldest first.
-func (tx *Tx) Tokens(user string) ([]dspool.Token, error) {
+// Tokens returns a user's tokens of every kind, or everybody's if user is "", oldest first.
+func (tx *Tx) Tokens(user string) ([]TokenRow, error) {
 	where, args := ``, []any(nil)
 	if user != "" {
 		where, args = ` WHERE user_name = ?`, []any{user}
@@ -40,7 +40,7 @@ func (tx *Tx) Tokens(user string) ([]dspool.Token, error) {
 }
 
 // Token returns the token with this identifier; NotFound if there is none.
-func (tx *Tx) Token(id string) (dspool.Token, error) {
+func (tx *Tx) Token(id string) (TokenRow, error) {
 	t, found, err := one(tx, scanToken, `SELECT `+tokenColumns+` FROM tokens WHERE id = ?`, id)
 	if err == nil && !found {
 		return t, notFound("token", id)
@@ -48,9 +48,9 @@ func (tx *Tx) Token(id string) (dspool.Token, error) {
 	return t, wrap(err, "read token %s", id)
 }
 
-// TokenByHash returns the token whose secret has this hash, also an expired one; NotFound if there
-// is none.
-func (tx *Tx) TokenByHash(hash string) (dspool.Token, error) {
+// TokenByHash returns the token whose secret has this hash, also an expired one, of whatever
+// kind: what it is good for is the caller's to say. NotFound if there is none.
+func (tx *Tx) TokenByHash(hash string) (TokenRow, error) {
 	t, found, err := one(tx, scanToken, `SELECT `+tokenColumns+` FROM tokens WHERE hash = ?`, hash)
 	if err == nil && !found {
 		return t, dspool.Errorf(dspool.NotFound, "there is no such token")

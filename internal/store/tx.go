@@ -19,7 +19,7 @@ type Tx struct {
 	doomed error
 	now    time.Time
 	// The latest number given to each noun, written back at commit.
-	last struct{ machine, job, attempt, event, revision, session, serial int64 }
+	last struct{ machine, job, attempt, event, revision, session, serial, app int64 }
 }
 
 // Now returns the transaction's time: the same whenever it is asked, and never before that of an
@@ -39,8 +39,8 @@ func (tx *Tx) begin() error {
 	}
 	tx.now = tx.store.stamp()
 	l := &tx.last
-	return tx.scan(`SELECT machine, job, attempt, event, revision, session, serial FROM installation`, nil,
-		&l.machine, &l.job, &l.attempt, &l.event, &l.revision, &l.session, &l.serial)
+	return tx.scan(`SELECT machine, job, attempt, event, revision, session, serial, app FROM installation`, nil,
+		&l.machine, &l.job, &l.attempt, &l.event, &l.revision, &l.session, &l.serial, &l.app)
 }
 
 func (tx *Tx) commit() error {
@@ -51,8 +51,8 @@ func (tx *Tx) commit() error {
 		return tx.rollback()
 	}
 	l := tx.last
-	if _, err := tx.exec(`UPDATE installation SET clock = ?, machine = ?, job = ?, attempt = ?, event = ?, revision = ?, session = ?, serial = ?`,
-		tx.now.UnixMicro(), l.machine, l.job, l.attempt, l.event, l.revision, l.session, l.serial); err != nil {
+	if _, err := tx.exec(`UPDATE installation SET clock = ?, machine = ?, job = ?, attempt = ?, event = ?, revision = ?, session = ?, serial = ?, app = ?`,
+		tx.now.UnixMicro(), l.machine, l.job, l.attempt, l.event, l.revision, l.session, l.serial, l.app); err != nil {
 		return err
 	}
 	return tx.control("COMMIT")

@@ -132,6 +132,47 @@ func (tx *Tx) setUser(name, update string, value, old any) error {
 	return wrap(err, "change user %s", name)
 }
 
+// SetOIDC says who a user is to an OpenID provider: the subject that its issuer gives, which it never
+// gives another (OpenID Connect Core 1.0, section 5.7). Both empty is nobody. Conflict if another user
+// has them, Invalid if one of the two is missing, NotFound if there is no such user.
+func (tx *Tx) SetOIDC(name, issuer, subject string) error {
+	if (issuer == "") != (subject == "") {
+		return dspool.Errorf(dspool.Invalid, "an OpenID subject and its issuer go together")
+	}
+	uid, err := tx.uid(name)
+	if err == nil {
+		_, err = tx.exec(`UPDATE users SET oidc_issuer = ?, oidc_subject = ? WHERE uid = ? AND (coalesce(oidc_issuer, '') <> ? OR coalesce(oidc_subject, '') <> ?)`,
+			text(issuer), text(subject), uid, issuer, subject)
+	}
+	if unique(err) {
+		return dspool.Errorf(dspool.Conflict, "another user has this OpenID subject")
+	}
+	return wrap(err, "change user %s", name)
+}
+
+// OIDC returns who a user is to an OpenID provider; empty if nobody. NotFound if there is no such user.
+func (tx *Tx) OIDC(name string) (issuer, subject string, err error) {
+	id, found, err := one(tx, func(r row, id *[2]string) error { return r.Scan(textIn{&id[0]}, textIn{&id[1]}) },
+		`SELECT oidc_issuer, oidc_subject FROM users WHERE name = ? AND removed IS NULL`, name)
+	if err == nil && !found {
+		return "", "", notFound("user", name)
+	}
+	return id[0], id[1], wrap(err, "read OpenID subject of user %s", name)
+}
+
+// UserByOIDC returns the user who has an OpenID subject of an issuer; NotFound if nobody has, or the
+// subject is empty.
+func (tx *Tx) UserByOIDC(issuer, subject string) (dspool.User, error) {
+	us, err := tx.users(` AND u.oidc_issuer = ? AND u.oidc_subject = ?`, issuer, subject)
+	if err == nil && (len(us) == 0 || subject == "") {
+		return dspool.User{}, dspool.Errorf(dspool.NotFound, "no user has this OpenID subject")
+	}
+	if err != nil {
+		return dspool.User{}, wrap(err, "find the user of an OpenID subject")
+	}
+	return us[0], nil
+}
+
 // PasswordHash returns the hash of a user's password; "" if there is none. NotFound if there is no such user.
 func (tx *Tx) PasswordHash(name string) (string, error) {
 	hash, found, err := one(tx, func(r row, hash *string) error { return r.Scan(textIn{hash}) },
@@ -142,12 +183,12 @@ func (tx *Tx) PasswordHash(name string) (string, error) {
 	return hash, wrap(err, "read password of user %s", name)
 }
 
-// RemoveUser removes a user with tokens, keys, password and memberships; the uid stays taken. NotFound
+// RemoveUser removes a user with tokens, keys, password, OpenID subject and memberships; the uid stays taken. NotFound
 // if there is no such user.
 func (tx *Tx) RemoveUser(name string) error {
 	uid, err := tx.uid(name)
 	if err == nil {
-		_, err = tx.exec(`UPDATE users SET removed = ?, password = NULL WHERE uid = ?`, stored(tx.now), uid)
+		_, err = tx.exec(`UPDATE users SET removed = ?, password = NULL, oidc_issuer = NULL, oidc_subject = NULL WHERE uid = ?`, stored(tx.now), uid)
 	}
 	if err == nil {
 		_, err = tx.exec(`DELETE FROM tokens WHERE user_name = ?`, name)

@@ -23,7 +23,7 @@ type check struct {
 // t.Cleanup.
 func Run(t *testing.T, open func(*testing.T) *store.Store) {
 	all := slices.Concat(transactions, configuration, users, groups, keys, certificates, machines, jobs, attempts, claims, tasks,
-		sessions, connections, events, operations, usage, whole)
+		sessions, connections, apps, events, operations, usage, whole)
 	for _, c := range all {
 		t.Run(c.claim, func(t *testing.T) {
 			t.Parallel()

@@ -81,22 +81,22 @@ var users = []check{
 	{"a token is found by its hash and its identifier and ends with its user", func(t *testing.T, s *store.Store) {
 		addUser(t, s, "ann")
 		addUser(t, s, "bob")
-		a := dspool.Token{ID: "t1", User: "ann", Name: "laptop", Created: at(1), Expires: ptr(at(9))}
-		b := dspool.Token{ID: "t0", User: "bob", Created: at(2)}
+		a := store.TokenRow{Token: dspool.Token{ID: "t1", User: "ann", Name: "laptop", Created: at(1), Expires: ptr(at(9))}, Kind: store.TokenWeb}
+		b := store.TokenRow{Token: dspool.Token{ID: "t0", User: "bob", Created: at(2)}}
 		write(t, s, func(tx *store.Tx) error {
 			if err := tx.AddToken(a, "ha"); err != nil {
 				return err
 			}
 			return tx.AddToken(b, "hb")
 		})
-		same(t, get(t, s, func(tx *store.Tx) ([]dspool.Token, error) { return tx.Tokens("") }), []dspool.Token{a, b})
-		same(t, get(t, s, func(tx *store.Tx) ([]dspool.Token, error) { return tx.Tokens("bob") }), []dspool.Token{b})
-		same(t, get(t, s, func(tx *store.Tx) (dspool.Token, error) { return tx.TokenByHash("ha") }), a)
+		same(t, get(t, s, func(tx *store.Tx) ([]store.TokenRow, error) { return tx.Tokens("") }), []store.TokenRow{a, b})
+		same(t, get(t, s, func(tx *store.Tx) ([]store.TokenRow, error) { return tx.Tokens("bob") }), []store.TokenRow{b})
+		same(t, get(t, s, func(tx *store.Tx) (store.TokenRow, error) { return tx.TokenByHash("ha") }), a)
 		missing(t, s, func(tx *store.Tx) error { _, err := tx.TokenByHash("h"); return err })
 		missing(t, s, func(tx *store.Tx) error { _, err := tx.TokenByHash(""); return err })
 		a.Used = ptr(at(5))
 		write(t, s, func(tx *store.Tx) error { return tx.TouchToken("t1", at(5)) })
-		same(t, get(t, s, func(tx *store.Tx) (dspool.Token, error) { return tx.Token("t1") }), a)
+		same(t, get(t, s, func(tx *store.Tx) (store.TokenRow, error) { return tx.Token("t1") }), a)
 		write(t, s, func(tx *store.Tx) error { return tx.DeleteToken("t0") })
 		missing(t, s, func(tx *store.Tx) error { _, err := tx.Token("t0"); return err })
 		refused(t, s, dspool.NotFound, func(tx *store.Tx) error { return tx.DeleteToken("t0") })
@@ -106,12 +106,51 @@ var users = []check{
 	}},
 	{"a token needs a user, and its identifier and hash are its own", func(t *testing.T, s *store.Store) {
 		addUser(t, s, "ann")
-		write(t, s, func(tx *store.Tx) error { return tx.AddToken(dspool.Token{ID: "t", User: "ann"}, "h") })
-		refused(t, s, dspool.NotFound, func(tx *store.Tx) error { return tx.AddToken(dspool.Token{ID: "u", User: "bob"}, "i") })
-		refused(t, s, dspool.Conflict, func(tx *store.Tx) error { return tx.AddToken(dspool.Token{ID: "t", User: "ann"}, "i") })
-		refused(t, s, dspool.Conflict, func(tx *store.Tx) error { return tx.AddToken(dspool.Token{ID: "u", User: "ann"}, "h") })
-		if tok := get(t, s, func(tx *store.Tx) (dspool.Token, error) { return tx.Token("t") }); tok.Created.IsZero() {
+		write(t, s, func(tx *store.Tx) error {
+			return tx.AddToken(store.TokenRow{Token: dspool.Token{ID: "t", User: "ann"}}, "h")
+		})
+		refused(t, s, dspool.NotFound, func(tx *store.Tx) error {
+			return tx.AddToken(store.TokenRow{Token: dspool.Token{ID: "u", User: "bob"}}, "i")
+		})
+		refused(t, s, dspool.Conflict, func(tx *store.Tx) error {
+			return tx.AddToken(store.TokenRow{Token: dspool.Token{ID: "t", User: "ann"}}, "i")
+		})
+		refused(t, s, dspool.Conflict, func(tx *store.Tx) error {
+			return tx.AddToken(store.TokenRow{Token: dspool.Token{ID: "u", User: "ann"}}, "h")
+		})
+		if tok := get(t, s, func(tx *store.Tx) (store.TokenRow, error) { return tx.Token("t") }); tok.Created.IsZero() {
 			t.Error("it says not when it was created")
 		}
+	}},
+	{"a user is found by the OpenID subject of an issuer, which is nobody else's", func(t *testing.T, s *store.Store) {
+		ann, bob := addUser(t, s, "ann"), addUser(t, s, "bob")
+		by := func(issuer, subject string) func(*store.Tx) (dspool.User, error) {
+			return func(tx *store.Tx) (dspool.User, error) { return tx.UserByOIDC(issuer, subject) }
+		}
+		set := func(name, issuer, subject string) func(*store.Tx) error {
+			return func(tx *store.Tx) error { return tx.SetOIDC(name, issuer, subject) }
+		}
+		for range 2 {
+			write(t, s, set("ann", "https://a", "1"))
+		}
+		write(t, s, set("bob", "https://b", "1"))
+		same(t, get(t, s, by("https://a", "1")), ann)
+		same(t, get(t, s, by("https://b", "1")), bob)
+		read(t, s, func(tx *store.Tx) error {
+			issuer, subject, err := tx.OIDC("ann")
+			same(t, issuer+" "+subject, "https://a 1")
+			return err
+		})
+		for _, c := range [][2]string{{"https://a", "2"}, {"", ""}, {"https://a", ""}} {
+			missing(t, s, func(tx *store.Tx) error { _, err := by(c[0], c[1])(tx); return err })
+		}
+		refused(t, s, dspool.Conflict, set("bob", "https://a", "1"))
+		refused(t, s, dspool.Invalid, set("bob", "https://a", ""))
+		refused(t, s, dspool.NotFound, set("cyd", "https://a", "3"))
+		write(t, s, func(tx *store.Tx) error { return tx.RemoveUser("ann") })
+		missing(t, s, func(tx *store.Tx) error { _, err := by("https://a", "1")(tx); return err })
+		write(t, s, set("bob", "https://a", "1"))
+		write(t, s, set("bob", "", ""))
+		missing(t, s, func(tx *store.Tx) error { _, err := by("https://a", "1")(tx); return err })
 	}},
 }

@@ -49,6 +49,23 @@ var whole = []check{
 		same(t, session(t, s, r.ID), r)
 		same(t, get(t, s, func(tx *store.Tx) (dspool.Connection, error) { return tx.Connection(c.ID) }), c)
 	}},
+	{"no field of an app or a token is lost", func(t *testing.T, s *store.Store) {
+		var a store.AppRow
+		var k store.TokenRow
+		n := 1
+		fill(reflect.ValueOf(&a).Elem(), &n)
+		fill(reflect.ValueOf(&k).Elem(), &n)
+		a.Machine, a.URL = "", "" // its session's, and for its reader to say
+		spec := a.Spec
+		write(t, s, func(tx *store.Tx) error {
+			_, err := tx.AddUser(k.User, false, dspool.UIDRange{First: 20000, Last: 20009})
+			return errors.Join(tx.InsertApp(&a), err, tx.AddToken(k, "h"))
+		})
+		same(t, get(t, s, func(tx *store.Tx) (store.AppSpec, error) { return tx.AppSpec(a.ID) }), spec)
+		a.Spec = store.AppSpec{}
+		same(t, app(t, s, a.ID), a)
+		same(t, get(t, s, func(tx *store.Tx) (store.TokenRow, error) { return tx.Token(k.ID) }), k)
+	}},
 	{"no field of a user, a group or a key is lost", func(t *testing.T, s *store.Store) {
 		var u dspool.User
 		var k dspool.UserKey
