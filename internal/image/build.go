@@ -179,6 +179,9 @@ func (b *build) plan() error {
 				step{"fetch packages", nil}, step{"install packages", nil})
 		}
 	}
+	if b.recipe.Python != nil {
+		b.steps = append(b.steps, step{pythonSteps[0], b.installPython}, step{pythonSteps[1], nil}, step{pythonSteps[2], nil})
+	}
 	if len(b.recipe.Files) > 0 {
 		b.steps = append(b.steps, step{"files", b.files})
 	}

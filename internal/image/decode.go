@@ -62,9 +62,7 @@ func (d *decoder) decode(text []byte) {
 		"packages":    d.packages,
 		"files":       func(n *yaml.Node) { d.list(n, "files", d.file) },
 		"run":         func(n *yaml.Node) { d.list(n, "run", d.run) },
-		"python": func(n *yaml.Node) {
-			d.problem(n, "python: is not built yet; install Debian's python3-… packages, or pip with --require-hashes in a run step")
-		},
+		"python":      d.python,
 	})
 	switch {
 	case top.Kind != yaml.MappingNode:

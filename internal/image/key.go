@@ -21,12 +21,23 @@ func (r Recipe) Key() string {
 		Path, SHA256 string
 		Mode         uint32
 	}
+	sum := func(f File) file {
+		sum := sha256.Sum256(f.Content)
+		return file{Path: f.Path, SHA256: hex.EncodeToString(sum[:]), Mode: f.Mode}
+	}
+	type python struct {
+		Venv               string
+		SystemSitePackages bool
+		Requirements       []Requirement
+		Modules            []file
+	}
 	in := struct {
 		Builder           int
 		Arch, Name, Suite string
 		Parent            string
 		Mirror            Mirror
 		Packages          []string
+		Python            *python `json:",omitempty"`
 		Files             []file
 		Run               []string
 	}{Builder: builderVersion, Arch: runtime.GOARCH, Name: r.Name, Suite: r.Suite, Mirror: r.Mirror, Packages: r.Packages, Run: r.Run}
@@ -34,13 +45,20 @@ func (r Recipe) Key() string {
 		in.Parent = r.Parent.Key()
 	}
 	for _, f := range r.Files {
-		sum := sha256.Sum256(f.Content)
-		in.Files = append(in.Files, file{Path: f.Path, SHA256: hex.EncodeToString(sum[:]), Mode: f.Mode})
+		in.Files = append(in.Files, sum(f))
+	}
+	if p := r.Python; p != nil {
+		in.Python = &python{Venv: p.Venv, SystemSitePackages: p.SystemSitePackages, Requirements: p.Requirements}
+		for _, m := range p.Modules {
+			for _, f := range m.Files {
+				in.Python.Modules = append(in.Python.Modules, sum(f))
+			}
+		}
 	}
 	text, err := json.Marshal(in)
 	if err != nil {
 		panic("image: marshal of plain data: " + err.Error())
 	}
-	sum := sha256.Sum256(text)
-	return hex.EncodeToString(sum[:16])
+	all := sha256.Sum256(text)
+	return hex.EncodeToString(all[:16])
 }

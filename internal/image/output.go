@@ -3,6 +3,7 @@ package image
 import (
 	"bytes"
 	"io"
+	"slices"
 	"strings"
 	"unicode"
 )
@@ -66,7 +67,7 @@ func (o *output) add(raw []byte) {
 }
 
 // tail returns the lines that most likely say what went wrong: the errors of apt,
-// dpkg and mmdebstrap, else the last ones.
+// dpkg, mmdebstrap and pip, else the last ones.
 func (o *output) tail() []string {
 	const most = 8
 	if len(o.part) > 0 {
@@ -76,7 +77,7 @@ func (o *output) tail() []string {
 	var bad []string
 	seen := map[string]bool{}
 	for _, line := range o.last {
-		if strings.HasPrefix(line, "E: ") || strings.HasPrefix(line, "Err:") || strings.HasPrefix(line, "dpkg: error") || strings.HasPrefix(line, "mount: ") {
+		if strings.HasPrefix(line, "E: ") || strings.HasPrefix(line, "Err:") || strings.HasPrefix(line, "dpkg: error") || strings.HasPrefix(line, "mount: ") || strings.HasPrefix(line, "ERROR: ") {
 			if !seen[line] {
 				bad = append(bad, line)
 			}
@@ -107,4 +108,10 @@ func (o *output) has(texts ...string) (string, bool) {
 		}
 	}
 	return "", false
+}
+
+// after returns the kept lines after the first that is line, at most n.
+func (o *output) after(line string, n int) []string {
+	rest := o.last[slices.Index(o.last, line)+1:]
+	return rest[:min(n, len(rest))]
 }

@@ -66,12 +66,12 @@ func (b *build) debootstrap(ctx context.Context) error {
 func (b *build) aptInstall(ctx context.Context) error {
 	out := b.aptOutput()
 	out.watch("I: running apt-get update")
-	if err := b.box.rootCommand(ctx, nil, out, "apt-get", "-q", "update", "--error-on=any"); err != nil {
+	if err := b.box.rootCommand(ctx, nil, nil, out, "apt-get", "-q", "update", "--error-on=any"); err != nil {
 		return aptError(err, out, Mirror{})
 	}
 	out.watch("I: installing remaining packages")
 	args := append([]string{"apt-get", "-q", "-y", "--no-install-recommends", "install"}, b.recipe.Packages...)
-	return aptError(b.box.rootCommand(ctx, nil, out, args...), out, Mirror{})
+	return aptError(b.box.rootCommand(ctx, nil, nil, out, args...), out, Mirror{})
 }
 
 // aptOutput logs and turns apt's lines into progress of the steps from here on.

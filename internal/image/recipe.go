@@ -18,6 +18,7 @@ type Recipe struct {
 	Parent      *Recipe
 	Mirror      Mirror   // empty: the store's, else the host's
 	Packages    []string // sorted, each once
+	Python      *Python  // nil: none
 	Files       []File   // in the recipe's order
 	Run         []string // shell text, in order
 }

@@ -91,7 +91,6 @@ func TestLoadRecipeRefusesBadInput(t *testing.T) {
 		{"a mode of decimal digits", "base: {suite: trixie}\nfiles: [{path: /x, content: a, mode: 0888}]\n", `mode "0888" is not a file mode`},
 		{"a mode out of range", "base: {suite: trixie}\nfiles: [{path: /x, content: a, mode: 77777}]\n", "is not a file mode"},
 		{"an empty step", "base: {suite: trixie}\nrun: ['']\n", "run step must be a text"},
-		{"python requirements", "base: {suite: trixie}\npython: {requirements: r.txt}\n", "python: is not built yet"},
 		{"a mirror that is no address", "base: {suite: trixie}\nmirror: 'http://a b'\n", "is not the address of a package mirror"},
 		{"a mirror of files", "base: {suite: trixie}\nmirror: 'file:///srv'\n", "is not the address of a package mirror"},
 		{"a mirror with a password", "base: {suite: trixie}\nmirror: 'http://u:p@h/debian'\n", "must not hold a password"},

@@ -68,8 +68,8 @@ func (b sandbox) hostCommand(ctx context.Context, env []string, out io.Writer, a
 }
 
 // rootCommand runs a command inside the image.
-func (b sandbox) rootCommand(ctx context.Context, in io.Reader, out io.Writer, args ...string) error {
-	env := []string{"HOME=/root", "DEBIAN_FRONTEND=noninteractive"}
+func (b sandbox) rootCommand(ctx context.Context, env []string, in io.Reader, out io.Writer, args ...string) error {
+	env = append([]string{"HOME=/root", "DEBIAN_FRONTEND=noninteractive"}, env...)
 	return b.command(ctx, env, in, out, append([]string{"/bin/sh", "-c", rootScript, "image-build", b.root, b.lower, b.upper, b.work}, args...))
 }
 

@@ -37,25 +37,34 @@ func (b *build) files(ctx context.Context) error { return b.put(ctx, b.recipe.Fi
 
 // put writes files inside the image, so that no link in it leads out of it.
 func (b *build) put(ctx context.Context, files []File) error {
-	var buf bytes.Buffer
-	w := tar.NewWriter(&buf)
-	for _, f := range files {
-		h := &tar.Header{Name: strings.TrimPrefix(f.Path, "/"), Mode: int64(f.Mode), Size: int64(len(f.Content)), ModTime: time.Unix(0, 0), Format: tar.FormatPAX}
-		if err := errors.Join(w.WriteHeader(h), write(w, f.Content)); err != nil {
-			return fmt.Errorf("pack %s: %w", f.Path, err)
-		}
-	}
-	if err := w.Close(); err != nil {
-		return fmt.Errorf("pack files: %w", err)
+	packed, err := pack(files)
+	if err != nil {
+		return err
 	}
 	out := &output{log: b.log}
-	if err := b.box.rootCommand(ctx, &buf, out, "tar", "-x", "-p", "--numeric-owner", "--no-overwrite-dir", "-C", "/", "-f", "-"); err != nil {
+	if err := b.box.rootCommand(ctx, nil, packed, out, "tar", "-x", "-p", "--numeric-owner", "--no-overwrite-dir", "-C", "/", "-f", "-"); err != nil {
 		if isContext(err) {
 			return err
 		}
 		return dspool.Errorf(dspool.Invalid, "the files cannot be written: %v\n  %s", err, strings.Join(out.tail(), "\n  "))
 	}
 	return nil
+}
+
+// pack makes a tar of files that belong to root.
+func pack(files []File) (*bytes.Buffer, error) {
+	var buf bytes.Buffer
+	w := tar.NewWriter(&buf)
+	for _, f := range files {
+		h := &tar.Header{Name: strings.TrimPrefix(f.Path, "/"), Mode: int64(f.Mode), Size: int64(len(f.Content)), ModTime: time.Unix(0, 0), Format: tar.FormatPAX}
+		if err := errors.Join(w.WriteHeader(h), write(w, f.Content)); err != nil {
+			return nil, fmt.Errorf("pack %s: %w", f.Path, err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		return nil, fmt.Errorf("pack files: %w", err)
+	}
+	return &buf, nil
 }
 
 func write(w *tar.Writer, p []byte) error {
@@ -66,7 +75,7 @@ func write(w *tar.Writer, p []byte) error {
 // runStep runs one shell step of the recipe as the image's root.
 func (b *build) runStep(ctx context.Context, text string) error {
 	out := &output{log: b.log}
-	if err := b.box.rootCommand(ctx, nil, out, "/bin/sh", "-e", "-c", "cd /root && "+"{\n"+text+"\n}"); err != nil {
+	if err := b.box.rootCommand(ctx, nil, nil, out, "/bin/sh", "-e", "-c", "cd /root && "+"{\n"+text+"\n}"); err != nil {
 		if isContext(err) {
 			return err
 		}
@@ -103,7 +112,7 @@ if [ -n "$people" ]; then echo "E: the image has accounts of people:$people; use
 
 func (b *build) finish(ctx context.Context) error {
 	out := &output{log: b.log}
-	if err := b.box.rootCommand(ctx, nil, out, "/bin/sh", "-c", finishScript, "finish", b.recipe.Name, b.key); err != nil {
+	if err := b.box.rootCommand(ctx, nil, nil, out, "/bin/sh", "-c", finishScript, "finish", b.recipe.Name, b.key); err != nil {
 		if isContext(err) {
 			return err
 		}

@@ -33,6 +33,7 @@ type Image struct {
 // Options of a store; the zero value is right.
 type Options struct {
 	Mirror Mirror       // for recipes without one; empty: HostMirror("/etc/apt")
+	Index  *Index       // for recipes without one; nil: HostIndex of this process
 	Log    *slog.Logger // of what people should know later; nil discards it
 }
 
@@ -59,6 +60,11 @@ func NewStore(dir string, opts Options) (*Store, error) {
 	}
 	if opts.Mirror == (Mirror{}) {
 		opts.Mirror = HostMirror("/etc/apt")
+	}
+	if opts.Index == nil {
+		home, _ := os.UserHomeDir() // none for some services; pip.conf of /etc counts then
+		index := HostIndex("/etc", home, os.Getenv)
+		opts.Index = &index
 	}
 	s := &Store{dir: filepath.Clean(dir), opts: opts}
 	if err := os.MkdirAll(s.dir, 0o700); err != nil {
