@@ -34,8 +34,11 @@ func Parse(name string, text []byte, dir string) (*Config, []Problem) {
 
 // finish fills what depends on the whole file and checks that names name something.
 func (c *Config) finish(r *reader) {
-	if !slices.ContainsFunc(c.Images, func(i dspool.Image) bool { return i.Name == DefaultImage }) {
-		c.Images = append(c.Images, dspool.Image{Name: DefaultImage, State: dspool.ImageMissing})
+	for _, name := range []string{DefaultImage, HubImage} {
+		needed := name == DefaultImage || slices.ContainsFunc(c.Pools, func(p dspool.Pool) bool { return p.Image == name })
+		if needed && !slices.ContainsFunc(c.Images, func(i dspool.Image) bool { return i.Name == name }) {
+			c.Images = append(c.Images, dspool.Image{Name: name, State: dspool.ImageMissing})
+		}
 	}
 	if (c.Server.Certificate == "") != (c.Server.Key == "") {
 		r.problem(nil, "give both or neither", "server has only one of certificate and key")
@@ -63,12 +66,18 @@ func (c *Config) finish(r *reader) {
 	c.checkSharePaths(r)
 	for _, d := range c.Doors {
 		r.known(r.lines["door "+d.Listen], "door "+d.Listen, "pool", d.Pool, pools)
+		if d.Listen == c.Server.Listen {
+			r.problem(nodeAt(r.lines["door "+d.Listen]), "give it another port", "a door listens at %s, where the server does", d.Listen)
+		}
 	}
 	for _, u := range c.Users {
 		if u.DefaultPool != "" {
 			r.known(r.lines["user "+u.Name], "user "+u.Name, "pool", u.DefaultPool, pools)
 		}
 	}
+	c.finishWeb(r)
+	c.finishLogin(r)
+	open := names(slices.DeleteFunc(slices.Clone(c.Pools), func(p dspool.Pool) bool { return p.Runs != "" }), func(p dspool.Pool) string { return p.Name })
 
 	d := &c.Defaults
 	for _, f := range []struct {
@@ -78,7 +87,7 @@ func (c *Config) finish(r *reader) {
 		unless    string
 	}{
 		{"user", "user", &d.User, users, first(users)},
-		{"pool", "pool", &d.Pool, pools, first(pools)},
+		{"pool", "pool", &d.Pool, pools, first(open)},
 		{"jobs_share", "share", &d.JobsShare, shares, "team"},
 	} {
 		if *f.into != "" {
@@ -87,7 +96,8 @@ func (c *Config) finish(r *reader) {
 			*f.into = f.unless
 		}
 	}
-	if d.JobsShare == "" && len(c.Pools) > 0 {
+	c.checkHubs(r)
+	if d.JobsShare == "" && len(open) > 0 {
 		r.problem(nil, "name one under defaults, as jobs_share", "no share is named for the jobs' directories, and none is called team")
 	}
 	for _, p := range c.Pools {

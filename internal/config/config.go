@@ -1,7 +1,8 @@
 // Package config reads team.yaml, the one file that says what a team has: its
 // server, users, sizes, shares, images and pools. Parse reports every problem of
 // the file at once, each with its line and, where it can, with what was probably
-// meant. The package reads no other file and asks no server.
+// meant. Of other files the package reads only the certificates, keys and secrets
+// of web and login, to check them; it asks no server.
 package config
 
 import (
@@ -14,8 +15,12 @@ import (
 	"github.com/dspool/dspool/api"
 )
 
-// DefaultImage is known without being listed under images.
-const DefaultImage = "UbuntuDSVM"
+// These are known without being listed under images: DefaultImage always, HubImage when a pool names it,
+// as one that runs JupyterHub does unless the file says otherwise.
+const (
+	DefaultImage = "UbuntuDSVM"
+	HubImage     = "JupyterHub"
+)
 
 // MaxBytes is the longest file that Parse reads.
 const MaxBytes = 1 << 20
@@ -34,6 +39,8 @@ type Config struct {
 	Images []dspool.Image
 	Pools  []dspool.Pool
 	Doors  []dspool.Door
+	Web    Web
+	Login  Login
 
 	file  string
 	lines map[string]int // "pool batch" → line
@@ -120,7 +127,8 @@ func (c *Config) SetStateDir(dir string) {
 }
 
 // ProblemAt makes a problem found later, such as a recipe that does not exist, with
-// the line of the noun it is about: kind is user, size, share, image or pool.
+// the line of the noun it is about: kind is user, size, share, image, pool or door. For
+// web and login the name is that of a key.
 func (c *Config) ProblemAt(kind, name, message, hint string) Problem {
 	return Problem{File: c.file, Line: c.lines[kind+" "+name], Message: message, Hint: hint}
 }

@@ -10,10 +10,11 @@ import (
 )
 
 // Diff says what applying wanted changes, kind by kind in the order in which adding
-// works: server, users, sizes, shares, images, pools, defaults. Nouns that wanted lacks are
+// works: server, users, sizes, shares, images, pools, doors, web and login, defaults. Nouns that wanted lacks are
 // removed, except users, who only leave by a command. Both must have their paths
 // filled (SetStateDir). A nil current is an installation with nothing; one without
-// Server.Listen does not know how its server runs, and that part is not compared.
+// Server.Listen does not know how its server runs, and that part is not compared; nor are web and login
+// of one without Web.Domain.
 func Diff(current, wanted *Config) []api.Change {
 	changes := []api.Change{}
 	if current == nil {
@@ -41,6 +42,17 @@ func Diff(current, wanted *Config) []api.Change {
 	changes = append(changes, diff("door", current.Doors, wanted.Doors, true, func(d dspool.Door) (string, []pair) {
 		return d.Listen, []pair{{"protocol", string(d.Protocol)}, {"pool", d.Pool}}
 	})...)
+	if current.Web.Domain == "" {
+		c := *current
+		c.Web, c.Login = wanted.Web, wanted.Login
+		current = &c
+	}
+	if d := details(webPairs(current), webPairs(wanted)); d != "" {
+		changes = append(changes, api.Change{Action: "change", Kind: "web", Name: "web", Detail: d})
+	}
+	if d := details(loginPairs(current), loginPairs(wanted)); d != "" {
+		changes = append(changes, api.Change{Action: "change", Kind: "login", Name: "login", Detail: d})
+	}
 	if d := details(defaultPairs(current), defaultPairs(wanted)); d != "" {
 		changes = append(changes, api.Change{Action: "change", Kind: "defaults", Name: "defaults", Detail: d})
 	}
@@ -126,7 +138,7 @@ func sizePairs(s dspool.Size) (string, []pair) {
 }
 
 func poolPairs(p dspool.Pool) (string, []pair) {
-	return p.Name, []pair{{"kind", string(p.Kind)}, {"image", p.Image}, {"sizes", list(p.Sizes)}, {"min", fmt.Sprint(p.Min)}, {"max", fmt.Sprint(p.Max)},
+	return p.Name, []pair{{"kind", string(p.Kind)}, {"runs", p.Runs}, {"image", p.Image}, {"sizes", list(p.Sizes)}, {"min", fmt.Sprint(p.Min)}, {"max", fmt.Sprint(p.Max)},
 		{"spare", fmt.Sprint(p.Spare)}, {"shares", list(p.Shares)}, {"internet", fmt.Sprint(p.Internet)},
 		{"idle_after", p.Policy.IdleAfter.String()}, {"start_timeout", p.Policy.StartTimeout.String()},
 		{"sessions_per_machine", fmt.Sprint(p.Policy.SessionsPerMachine)}, {"session_idle", p.Policy.SessionIdle.String()},

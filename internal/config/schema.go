@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"net"
@@ -51,10 +52,12 @@ func (r *reader) rootFields(c *Config) []field {
 		section("users", "Accounts. A user leaves by `dspool user remove`, never by vanishing from the file.", r.usersFields(c)),
 		named(r, "sizes", "size", "Shapes of machines, each with a name.", &c.Sizes, r.sizeFields, (*reader).checkSize),
 		named(r, "shares", "share", "File trees that machines mount, each with a name.", &c.Shares, r.shareFields, nil),
-		named(r, "images", "image", "Root file systems that machines start from, each with a name. "+DefaultImage+" is known without being listed.", &c.Images, r.imageFields, nil),
+		named(r, "images", "image", "Root file systems that machines start from, each with a name. "+DefaultImage+" and "+HubImage+" are known without being listed.", &c.Images, r.imageFields, nil),
 		named(r, "pools", "pool", "Sets of like machines, each with a name.", &c.Pools, r.poolFields, (*reader).checkPool),
 		{key: "doors", form: "list of doors", unless: "none", doc: "Places where people come in.", inner: doorFields(r, new(dspool.Door)),
 			read: func(n *yaml.Node) { r.items(n, "doors", func(n *yaml.Node) { r.door(c, n) }) }},
+		section("web", "How browsers reach the portal and JupyterHub through web doors.", r.webFields(&c.Web)),
+		section("login", "How people prove who they are in a browser.", r.loginFields(&c.Login)),
 	}
 }
 
@@ -146,6 +149,10 @@ func (r *reader) usersFields(c *Config) []field {
 			r.refuse(n, "", err)
 			return
 		}
+		if u.Name == dspool.RunsJupyterHub {
+			r.problem(n, "choose another", "user name %s is JupyterHub's own", u.Name)
+			return
+		}
 		if first, twice := r.lines["user "+u.Name]; twice {
 			r.problem(n, fmt.Sprintf("it is already in line %d", first), "user %s is there twice", u.Name)
 			return
@@ -214,7 +221,7 @@ func (r *reader) imageFields(i *dspool.Image, name string) []field {
 }
 
 func (r *reader) poolFields(p *dspool.Pool, name string) []field {
-	p.Name, p.Kind, p.Image, p.Max, p.Internet = name, dspool.Batch, DefaultImage, 1, true
+	p.Name, p.Min, p.Max, p.Internet = name, -1, 1, true // checkPool fills the rest
 	p.Policy = dspool.PoolPolicy{
 		IdleAfter: -1, StartTimeout: DefaultStartTimeout,
 		SessionIdle: DefaultSessionIdle, KeepMost: DefaultKeepMost,
@@ -244,10 +251,12 @@ func (r *reader) poolFields(p *dspool.Pool, name string) []field {
 			read: scalar(r, &p.Policy.Record, where("record"), parseBool)},
 	}
 	return []field{
-		{key: "kind", form: "batch, interactive or service", unless: "batch", doc: "Defaults of the policy; any pool takes jobs and people.", read: scalar(r, &p.Kind, where("kind"), kind)},
-		{key: "image", form: "name of an image", unless: DefaultImage, doc: "What its machines start from.", read: scalar(r, &p.Image, where("image"), parseText)},
+		{key: "kind", form: "batch, interactive or service", unless: "batch", doc: "Defaults of the policy; any pool takes jobs and people, but one that runs an app.", read: scalar(r, &p.Kind, where("kind"), kind)},
+		{key: "runs", form: dspool.RunsJupyterHub, unless: "nothing", doc: "The app that runs on its machine: JupyterHub, with its database in `STATE-DIR/shares/NAME/jupyterhub` of a share mounted at `" + dspool.HomeMount + "` that no other pool has. Only for kind service, which is then the default, and for one pool; min, max and people on a machine are 1.",
+			read: scalar(r, &p.Runs, where("runs"), parseWord(dspool.RunsJupyterHub))},
+		{key: "image", form: "name of an image", unless: DefaultImage + "; " + HubImage + " with `runs: " + dspool.RunsJupyterHub + "`", doc: "What its machines start from.", read: scalar(r, &p.Image, where("image"), parseText)},
 		{key: "sizes", form: "list of names of sizes", doc: "Sizes that its machines may have; the first is the default.", read: words(r, &p.Sizes, where("sizes"), anyWord)},
-		{key: "min", form: "whole number", unless: "0", doc: "Machines kept even when nobody needs them.", read: scalar(r, &p.Min, where("min"), parseInt(0, dspool.MaxMachines))},
+		{key: "min", form: "whole number", unless: "0; 1 with `runs`", doc: "Machines kept even when nobody needs them.", read: scalar(r, &p.Min, where("min"), parseInt(0, dspool.MaxMachines))},
 		{key: "max", form: "whole number", unless: "1", doc: "Machines never exceeded.", read: scalar(r, &p.Max, where("max"), parseInt(1, dspool.MaxMachines))},
 		{key: "spare", form: "whole number", unless: "0", doc: "Idle machines kept ready beyond those in use.", read: scalar(r, &p.Spare, where("spare"), parseInt(0, dspool.MaxMachines))},
 		{key: "shares", form: "list of names of shares", unless: "none", doc: "Mounted on its machines.", read: words(r, &p.Shares, where("shares"), anyWord)},
@@ -257,6 +266,10 @@ func (r *reader) poolFields(p *dspool.Pool, name string) []field {
 }
 
 func (r *reader) checkPool(p *dspool.Pool, n *yaml.Node, where string) {
+	if p.Runs != "" {
+		r.checkRuns(p, n, where)
+	}
+	p.Kind, p.Image, p.Min = cmp.Or(p.Kind, dspool.Batch), cmp.Or(p.Image, DefaultImage), max(p.Min, 0)
 	if p.Policy.IdleAfter < 0 {
 		p.Policy.IdleAfter = DefaultIdleAfter(p.Kind)
 	}
@@ -285,12 +298,12 @@ func (r *reader) checkPool(p *dspool.Pool, n *yaml.Node, where string) {
 func doorFields(r *reader, d *dspool.Door) []field {
 	d.Protocol = dspool.ProtocolSSH
 	protocol := func(s string) (dspool.Protocol, error) {
-		w, err := parseWord(string(dspool.ProtocolSSH))(s)
+		w, err := parseWord(string(dspool.ProtocolSSH), string(dspool.ProtocolWeb))(s)
 		return dspool.Protocol(w), err
 	}
 	return []field{
-		{key: "listen", form: "HOST:PORT", doc: "Where people come in, such as :2222.", read: scalar(r, &d.Listen, "listen of a door", parseListen)},
-		{key: "protocol", form: "ssh", unless: "ssh", doc: "How they come in.", read: scalar(r, &d.Protocol, "protocol of a door", protocol)},
+		{key: "listen", form: "HOST:PORT", doc: "Where people come in, such as :2222 or 127.0.0.1:8000.", read: scalar(r, &d.Listen, "listen of a door", parseListen)},
+		{key: "protocol", form: "ssh or web", unless: "ssh", doc: "How they come in: by SSH, or with a browser.", read: scalar(r, &d.Protocol, "protocol of a door", protocol)},
 		{key: "pool", form: "name of a pool", doc: "Where people land who name no other.", read: scalar(r, &d.Pool, "pool of a door", parseText)},
 	}
 }
