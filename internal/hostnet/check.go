@@ -80,7 +80,7 @@ func tryKernel() error {
 	if err != nil {
 		return fmt.Errorf("open nftables: %w", err)
 	}
-	r := rules{installation: w.installation, subnet: w.subnet, gateway: w.gateway, agentPort: 1,
+	r := rules{installation: w.installation, subnet: w.subnet, gateway: w.gateway, ports: []uint16{1},
 		members: []member{{veth: name, address: machine, internet: true}}, pairs: [][2]netip.Addr{{machine, w.gateway}}}
 	return r.replace(c)
 }

@@ -28,9 +28,9 @@ const (
 	dnsIdle           = 8 * time.Second
 )
 
-// dnsServer answers machines on the gateway's address: their own name and those
-// of machines they are paired with from memory, everything else from the host's
-// name servers, and that only for machines with internet.
+// dnsServer answers machines on the gateway's address: their own name, those of
+// machines they are paired with and the machine door's from memory, everything else
+// from the host's name servers, and that only for machines with internet.
 type dnsServer struct {
 	net      *Net
 	upstream *upstream
@@ -205,8 +205,8 @@ func (n *Net) internalName(name string) bool {
 	return ok && n.wire.subnet.Contains(a)
 }
 
-// answer knows the asker's own name and those of its peers. Any other machine's
-// name does not exist, as far as the asker can tell.
+// answer knows the asker's own name, those of its peers and the machine door's. Any other
+// machine's name does not exist, as far as the asker can tell.
 func (n *Net) answer(m asker, name string, q dns.Question) (rcode int, answer []dns.RR) {
 	n.mu.RLock()
 	defer n.mu.RUnlock()
@@ -228,6 +228,11 @@ func (n *Net) answer(m asker, name string, q dns.Question) (rcode int, answer []
 	machine := strings.TrimSuffix(strings.TrimSuffix(name, zone), ".")
 	switch {
 	case name == zone:
+	case n.doors && name == doorApps+"."+zone: // empty, not missing: there are names below it
+	case n.doors && isDoor(strings.TrimSuffix(name, "."+zone)):
+		if q.Qtype == dns.TypeA {
+			answer = append(answer, &dns.A{Hdr: header, A: n.wire.gateway.AsSlice()})
+		}
 	case !visible(machine):
 		return dns.RcodeNameError, nil
 	case q.Qtype == dns.TypeA:

@@ -12,6 +12,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/dspool/dspool"
 	"github.com/dspool/dspool/internal/hostnet"
 )
 
@@ -50,6 +51,39 @@ func TestDNS(t *testing.T) {
 		if up.asked() != 0 {
 			t.Errorf("internal names left the host: %d questions", up.asked())
 		}
+	})
+	doors := []string{"api.dspool.internal.", "hub.dspool.internal.", "proxy.dspool.internal.", "Hub.DSPool.internal.",
+		"1.app.dspool.internal.", "9007199254740993.app.dspool.internal."}
+	t.Run("every machine resolves the names of its door, also without internet", func(t *testing.T) {
+		for _, m := range []*space{a, c} {
+			for _, name := range doors {
+				m.wantA(t, "udp", server, name, n.Gateway())
+				m.wantRcode(t, server, name, dns.TypeAAAA, dns.RcodeSuccess)
+			}
+		}
+		for _, name := range []string{"0.app.dspool.internal.", "01.app.dspool.internal.", "x.app.dspool.internal.", "-1.app.dspool.internal.",
+			"1.1.app.dspool.internal.", "99999999999999999999.app.dspool.internal.", "1.hub.dspool.internal.", "hub."} {
+			c.wantRcode(t, server, name, dns.TypeA, dns.RcodeNameError)
+		}
+		a.wantRcode(t, server, "app.dspool.internal.", dns.TypeA, dns.RcodeSuccess)
+	})
+	t.Run("no machine takes a name of the door", func(t *testing.T) {
+		for _, name := range []string{"api", "hub", "proxy", "app"} {
+			if _, err := n.Plug(t.Context(), name, a.pid, false); dspool.ErrorCode(err) != dspool.Invalid {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+	})
+	t.Run("a network without a door has no names for it", func(t *testing.T) {
+		bare, err := hostnet.Open(t.Context(), hostnet.Options{Installation: "0a0b0c0e", StateDir: t.TempDir(), AgentPort: agentPort})
+		must(t, err)
+		defer bare.Close()
+		m := machine(t, bare, "m-1", false)
+		for _, name := range append(doors, "app.dspool.internal.") {
+			m.wantRcode(t, at(bare.Nameserver(), 53), name, dns.TypeA, dns.RcodeNameError)
+		}
+		serveHost(t, at(bare.Gateway(), doorPort))
+		m.mustNotReach(at(bare.Gateway(), doorPort))
 	})
 	t.Run("a name without addresses of that kind is empty, not missing", func(t *testing.T) {
 		a.wantRcode(t, server, "m-1.", dns.TypeAAAA, dns.RcodeSuccess)

@@ -13,7 +13,7 @@
 //
 // What passes:
 //
-//   - machine → gateway address: the agent port, and DNS (53, udp and tcp);
+//   - machine → gateway address: the agent port, the machine door, and DNS (53, udp and tcp);
 //   - machine → machine: only pairs given to [Net.Allow], both ways;
 //   - machine → elsewhere: only with internet, masqueraded; never 169.254.0.0/16
 //     (a cloud's metadata service), never another installation's machines;

@@ -29,6 +29,7 @@ func TestMachinesAreIsolated(t *testing.T) {
 	a, b, c := machine(t, n, "batch-1", false), machine(t, n, "batch-2", false), machine(t, n, "batch-3", true)
 	gw := n.Gateway()
 	serveHost(t, at(gw, agentPort))
+	serveHost(t, at(gw, doorPort))
 	serveHost(t, fmt.Sprintf(":%d", 9000)) // on every address of the host
 
 	t.Run("a machine reaches no other machine", func(t *testing.T) {
@@ -50,14 +51,16 @@ func TestMachinesAreIsolated(t *testing.T) {
 			}
 		}
 	})
-	t.Run("a machine reaches the agent port and DNS of the gateway and nothing else of the host", func(t *testing.T) {
+	t.Run("a machine reaches agent port, door and DNS of the gateway and nothing else of the host", func(t *testing.T) {
 		for _, m := range []*space{a, c} {
-			if s := m.mustReach(at(gw, agentPort)); s.peer != m.addr.String() {
-				t.Errorf("the server sees the machine as %s, want %s", s.peer, m.addr)
+			for _, port := range []uint16{agentPort, doorPort} {
+				if s := m.mustReach(at(gw, port)); s.peer != m.addr.String() {
+					t.Errorf("the server at port %d sees the machine as %s, want %s", port, s.peer, m.addr)
+				}
+				m.mustNotReach(fmt.Sprintf("198.51.100.2:%d", port))
 			}
 			m.mustNotReach(at(gw, 9000))
 			m.mustNotReach("198.51.100.2:9000")
-			m.mustNotReach(fmt.Sprintf("198.51.100.2:%d", agentPort))
 		}
 	})
 	t.Run("a port that the host's DNAT gives away stays closed", func(t *testing.T) {

@@ -394,6 +394,8 @@ func TestSubnet(t *testing.T) {
 		for _, o := range []hostnet.Options{
 			{Installation: "short", StateDir: t.TempDir()}, {Installation: "ABCDEF01", StateDir: t.TempDir()},
 			{Installation: "0a0b0c0e"}, {Installation: "0a0b0c0e", StateDir: t.TempDir(), AgentPort: 70000},
+			{Installation: "0a0b0c0e", StateDir: t.TempDir(), AgentPort: agentPort, DoorPort: -1},
+			{Installation: "0a0b0c0e", StateDir: t.TempDir(), AgentPort: agentPort, DoorPort: agentPort},
 		} {
 			if _, err := try(o); dspool.ErrorCode(err) != dspool.Invalid {
 				t.Errorf("%+v: %v", o, err)

@@ -55,7 +55,25 @@ func hwAddr(installation string, offset int, hostEnd bool) net.HardwareAddr {
 	return net.HardwareAddr{first, id[1], id[2], id[3], byte(offset >> 8), byte(offset)}
 }
 
+// Names in the zone that stand for the machine door, beside N.app for the number of an app.
+const (
+	doorAPI   = "api"
+	doorHub   = "hub"
+	doorProxy = "proxy"
+	doorApps  = "app"
+)
+
+var appPattern = regexp.MustCompile(`^[1-9][0-9]{0,18}\.` + doorApps + `$`)
+
+// isDoor says whether a name within the zone is the machine door's.
+func isDoor(name string) bool {
+	return name == doorAPI || name == doorHub || name == doorProxy || appPattern.MatchString(name)
+}
+
 func checkMachine(name string) error {
+	if isDoor(name) || name == doorApps {
+		return dspool.Errorf(dspool.Invalid, "no machine can be called %s: machines reach the door of that name", name).WithHint("choose another name")
+	}
 	if machinePattern.MatchString(name) {
 		return nil
 	}

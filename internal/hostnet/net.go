@@ -23,7 +23,8 @@ type Options struct {
 	Installation string       // the installation's id, 8 lower-case hex digits
 	StateDir     string       // folder for what outlives the server; made when missing
 	Subnet       netip.Prefix // of machines, IPv4, /16 to /28; zero: choose and remember
-	AgentPort    int          // the only TCP port of the host that machines reach, besides DNS
+	AgentPort    int          // the server's, on the gateway address
+	DoorPort     int          // where the gateway serves machines, likewise; 0: nowhere, and its names do not exist
 }
 
 const resolvConf = "/etc/resolv.conf"
@@ -32,7 +33,8 @@ const resolvConf = "/etc/resolv.conf"
 type Net struct {
 	wire    wire
 	state   state
-	port    uint16
+	ports   []uint16   // TCP ports of the gateway address that machines reach, besides DNS
+	doors   bool       // names of the machine door exist
 	plugs   keyedMutex // by machine: its veth and what is told of it
 	nft     *nftables.Conn
 	dns     *dnsServer
@@ -57,6 +59,8 @@ func Open(ctx context.Context, o Options) (_ *Net, err error) {
 		return nil, dspool.Errorf(dspool.Invalid, "installation %s is not 8 hex digits", dspool.Quote(o.Installation))
 	case o.AgentPort < 0 || o.AgentPort > 65535:
 		return nil, dspool.Errorf(dspool.Invalid, "agent port %d is not a port", o.AgentPort).WithHint("from 1 to 65535")
+	case o.DoorPort < 0 || o.DoorPort > 65535 || o.DoorPort != 0 && o.DoorPort == o.AgentPort:
+		return nil, dspool.Errorf(dspool.Invalid, "door port %d is not a port, or the agents'", o.DoorPort).WithHint("from 1 to 65535; 0 is none")
 	case o.StateDir == "":
 		return nil, dspool.Errorf(dspool.Invalid, "the network has no state directory")
 	}
@@ -65,7 +69,12 @@ func Open(ctx context.Context, o Options) (_ *Net, err error) {
 			return nil, err
 		}
 	}
-	n := &Net{port: uint16(o.AgentPort), machines: map[string]record{}, byAddr: map[netip.Addr]string{}, pairs: map[pair]bool{}}
+	n := &Net{doors: o.DoorPort != 0, machines: map[string]record{}, byAddr: map[netip.Addr]string{}, pairs: map[pair]bool{}}
+	for _, port := range []int{o.AgentPort, o.DoorPort} {
+		if port != 0 {
+			n.ports = append(n.ports, uint16(port))
+		}
+	}
 	if n.state, err = openState(o.StateDir); err != nil {
 		return nil, err
 	}
@@ -125,7 +134,7 @@ func openNFT() (*nftables.Conn, error) {
 
 // rules is the table as it must be now; n.mu is held or n not yet shared.
 func (n *Net) rules() *rules {
-	r := &rules{installation: n.wire.installation, subnet: n.wire.subnet, gateway: n.wire.gateway, agentPort: n.port}
+	r := &rules{installation: n.wire.installation, subnet: n.wire.subnet, gateway: n.wire.gateway, ports: n.ports}
 	for _, m := range n.machines {
 		r.members = append(r.members, n.member(m))
 	}

@@ -28,7 +28,7 @@ type rules struct {
 	installation string
 	subnet       netip.Prefix
 	gateway      netip.Addr
-	agentPort    uint16
+	ports        []uint16 // TCP, of the gateway address, besides DNS
 	members      []member
 	pairs        [][2]netip.Addr // each once; both directions pass
 }
@@ -131,14 +131,10 @@ func (r *rules) chains(c *nftables.Conn, t *nftables.Table, s sets) {
 	// What a machine may say to the host itself.
 	toHost := chain("to_host")
 	rule(toHost, ctState(expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED), verdict(expr.VerdictAccept))
-	for _, ok := range []struct {
-		proto byte
-		port  uint16
-	}{{unix.IPPROTO_TCP, r.agentPort}, {unix.IPPROTO_TCP, dnsPort}, {unix.IPPROTO_UDP, dnsPort}} {
-		if ok.port != 0 {
-			rule(toHost, daddr(r.gateway), l4proto(ok.proto), dport(ok.port), verdict(expr.VerdictAccept))
-		}
+	for _, port := range append([]uint16{dnsPort}, r.ports...) {
+		rule(toHost, daddr(r.gateway), l4proto(unix.IPPROTO_TCP), dport(port), verdict(expr.VerdictAccept))
 	}
+	rule(toHost, daddr(r.gateway), l4proto(unix.IPPROTO_UDP), dport(dnsPort), verdict(expr.VerdictAccept))
 	rule(toHost, goTo(refuse))
 
 	// Before conntrack: nothing forged gets further, and DNS makes no entries.

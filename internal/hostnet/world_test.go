@@ -29,6 +29,7 @@ const (
 	rolePause = "pause"               // holds namespaces until its standard input ends
 
 	agentPort   = 8444
+	doorPort    = 8445
 	servicePort = 7000                   // of listeners in machines
 	reachLimit  = 3 * time.Second        // for what must work
 	atOnce      = 100 * time.Millisecond // less than any wait for a name server
@@ -262,7 +263,7 @@ func (s *space) mustNotReach(address string) {
 // open opens a network that is removed when the test ends.
 func open(t *testing.T, installation string) *hostnet.Net {
 	t.Helper()
-	n, err := hostnet.Open(t.Context(), hostnet.Options{Installation: installation, StateDir: stateDir(t, installation), AgentPort: agentPort})
+	n, err := hostnet.Open(t.Context(), hostnet.Options{Installation: installation, StateDir: stateDir(t, installation), AgentPort: agentPort, DoorPort: doorPort})
 	must(t, err)
 	t.Cleanup(func() {
 		if err := n.Close(); err != nil {
