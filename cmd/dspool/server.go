@@ -22,8 +22,11 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// agentPort is the only port of the host that machines reach, on their bridge's own address.
-const agentPort = 8444
+// The ports of the host that machines reach, on their bridge's own address.
+const (
+	agentPort = 8444 // the server's agent link
+	doorPort  = 8445 // the gateway's machine door
+)
 
 func serverCommand() *cobra.Command {
 	o := server.Options{Version: version}
@@ -109,14 +112,14 @@ func openHost(ctx context.Context, stateDir, installation, runcPath string, cfg 
 		subnet = cfg.Server.Subnet
 	}
 	h.network, err = hostnet.Open(ctx, hostnet.Options{
-		Installation: installation, StateDir: filepath.Join(stateDir, "network"), Subnet: subnet, AgentPort: agentPort,
+		Installation: installation, StateDir: filepath.Join(stateDir, "network"), Subnet: subnet, AgentPort: agentPort, DoorPort: doorPort,
 	})
 	if err != nil {
 		return h, err
 	}
 	h.machines, err = runc.Open(ctx, runc.Config{
 		StateDir: filepath.Join(stateDir, "runc"), Installation: installation, Runc: findRunc(runcPath), Self: self(),
-		Network: h.network, AgentPort: agentPort,
+		Network: h.network, AgentPort: agentPort, DoorPort: doorPort,
 	})
 	return h, err
 }

@@ -22,6 +22,7 @@ type Config struct {
 	Capacity    dspool.Resources
 	MaxMachines int
 	AgentListen string // default 127.0.0.1:0
+	DoorListen  string // "" is nowhere
 	// Boot is what a machine runs, such as the real agent; nil is nothing. Its context
 	// ends when the machine is killed, destroyed or vanishes. When it returns earlier,
 	// the machine's init has exited.
@@ -291,7 +292,7 @@ func (p *Provider) List(ctx context.Context) ([]provider.Observed, error) {
 
 // Capabilities returns what Config says.
 func (p *Provider) Capabilities() provider.Capabilities {
-	return provider.Capabilities{Capacity: p.cfg.Capacity, AgentListen: p.cfg.AgentListen, MaxMachines: p.cfg.MaxMachines}
+	return provider.Capabilities{Capacity: p.cfg.Capacity, AgentListen: p.cfg.AgentListen, DoorListen: p.cfg.DoorListen, MaxMachines: p.cfg.MaxMachines}
 }
 
 // Check finds nothing missing.

@@ -31,7 +31,7 @@ func open(t testing.TB, cfg fake.Config) *fake.Provider {
 func TestProvider(t *testing.T) {
 	t.Parallel()
 	providertest.Run(t, func(t *testing.T) provider.Provider {
-		return open(t, fake.Config{})
+		return open(t, fake.Config{DoorListen: "127.0.0.1:0"})
 	}, providertest.Options{
 		Spec: func(_ testing.TB, name string) provider.MachineSpec { return spec(name) },
 		Kill: func(_ testing.TB, p provider.Provider, name string) { p.(*fake.Provider).Kill(name) },

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"testing"
 	"time"
@@ -42,7 +43,7 @@ func Run(t *testing.T, open func(t *testing.T) provider.Provider, o Options) {
 		"the death of a machine is told at once":                       exited,
 		"machines created at once are all there and differ":            parallel,
 		"one machine created many times at once is made once":          sameAtOnce,
-		"capabilities can hold a machine and name an address":          capabilities,
+		"capabilities can hold a machine and name addresses":           capabilities,
 		"installations do not see each other's machines":               sideBySide,
 		"a bad machine is refused and leaves nothing":                  badSpec,
 		"a cancelled creation leaves nothing that is not listed":       cancelled,
@@ -271,8 +272,22 @@ func capabilities(t *testing.T, open func(*testing.T) provider.Provider, o Optio
 	if spec := o.Spec(t, "m-1"); !spec.Resources.Fits(c.Capacity) {
 		t.Errorf("capacity %s does not hold %s", c.Capacity, spec.Resources)
 	}
-	if c.AgentListen == "" || c.MaxMachines < 0 {
-		t.Errorf("capabilities are %+v", c)
+	if c.MaxMachines < 0 {
+		t.Errorf("at most %d machines", c.MaxMachines)
+	}
+	agents, err := netip.ParseAddrPort(c.AgentListen)
+	if err != nil {
+		t.Errorf("agents reach the server at no address: %v", err)
+	}
+	if c.DoorListen == "" {
+		return // machines reach no door
+	}
+	door, err := netip.ParseAddrPort(c.DoorListen)
+	if err != nil {
+		t.Errorf("machines reach the gateway at no address: %v", err)
+	}
+	if door == agents && door.Port() != 0 {
+		t.Errorf("agents and machines are both served at %s", door)
 	}
 }
 

@@ -1,6 +1,7 @@
 package runc_test
 
 import (
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,7 +15,7 @@ import (
 func openOnNetwork(t *testing.T) *world {
 	t.Helper()
 	return open(t, func(c *runc.Config) {
-		network, err := hostnet.Open(t.Context(), hostnet.Options{Installation: c.Installation, StateDir: filepath.Join(c.StateDir, "net"), AgentPort: 8444})
+		network, err := hostnet.Open(t.Context(), hostnet.Options{Installation: c.Installation, StateDir: filepath.Join(c.StateDir, "net"), AgentPort: 8444, DoorPort: 8445})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -39,6 +40,16 @@ func TestNetwork(t *testing.T) {
 			out, err := w.inside("m-1", 20000, "dial", "m-1:7777")
 			return err == nil && out == "connected"
 		})
+	})
+	t.Run("a machine reaches the door that the capabilities name", func(t *testing.T) {
+		l, err := net.Listen("tcp", w.Capabilities().DoorListen)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		if out, err := w.inside("m-1", 20000, "dial", "1.app.dspool.internal:8445"); err != nil || out != "connected" {
+			t.Errorf("%q, %v", out, err)
+		}
 	})
 	t.Run("a machine does not reach another", func(t *testing.T) {
 		w.refused("m-2", 20000, "dial", address)

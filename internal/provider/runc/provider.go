@@ -25,6 +25,7 @@ type Config struct {
 	Init         []string // command line of PID 1; default: /run/dspool/dspool init
 	Network      Network  // plugs machines into the host's network
 	AgentPort    int      // where the server listens for agents, on the gateway's address; default 8444
+	DoorPort     int      // where the gateway listens for machines, likewise; default 8445
 	HostDir      string   // shared by all installations of the host; default /run/dspool
 
 	ReserveDisk      int64   // no machine is made when fewer bytes are free in StateDir; default 1 GiB
@@ -131,6 +132,7 @@ func (cfg *Config) fill() error {
 		cfg.Init = []string{selfInMachine, "init"}
 	}
 	defaults(&cfg.AgentPort, 8444)
+	defaults(&cfg.DoorPort, 8445)
 	defaults(&cfg.HostDir, "/run/dspool")
 	defaults(&cfg.ReserveDisk, 1<<30)
 	defaults(&cfg.CPUOvercommit, 4)
@@ -150,9 +152,11 @@ func defaults[T comparable](field *T, value T) {
 // cores gets them all.
 func (p *Provider) Capabilities() provider.Capabilities {
 	memory := int64(float64(hostMemory())*p.cfg.MemoryOvercommit) - p.cfg.ReserveMemory
+	listen := func(port int) string { return netip.AddrPortFrom(p.cfg.Network.Gateway(), uint16(port)).String() }
 	return provider.Capabilities{
 		Capacity:    dspool.Resources{CPUs: float64(int64(float64(p.cores.count())*p.cfg.CPUOvercommit*1000)) / 1000, Memory: max(memory, 0)},
-		AgentListen: netip.AddrPortFrom(p.cfg.Network.Gateway(), uint16(p.cfg.AgentPort)).String(),
+		AgentListen: listen(p.cfg.AgentPort),
+		DoorListen:  listen(p.cfg.DoorPort),
 		MaxMachines: maxMachines,
 	}
 }
