@@ -13,6 +13,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -324,7 +325,9 @@ func (m *realMachine) find(prefix string) (pids []int) {
 	must(m.t, err)
 	more, err := filepath.Glob("/sys/fs/cgroup/freezer/" + filepath.Base(m.cgroup()) + "/*/cgroup.procs")
 	must(m.t, err)
-	for _, f := range append(procs, more...) {
+	parts, err := filepath.Glob("/sys/fs/cgroup/freezer/" + filepath.Base(m.cgroup()) + "/*/*/cgroup.procs")
+	must(m.t, err)
+	for _, f := range slices.Concat(procs, more, parts) {
 		text, _ := os.ReadFile(f)
 		for pid := range strings.FieldsSeq(string(text)) {
 			cmdline, _ := os.ReadFile("/proc/" + pid + "/cmdline")
@@ -342,7 +345,8 @@ func (m *realMachine) cgroup() string { return fmt.Sprintf("dspool-agent-test-%d
 func removeCgroup(t testing.TB, dir string) {
 	for end := time.Now().Add(waitLimit); ; time.Sleep(5 * time.Millisecond) {
 		children, _ := filepath.Glob(filepath.Join(dir, "*", "tasks"))
-		for _, c := range children {
+		parts, _ := filepath.Glob(filepath.Join(dir, "*", "*", "tasks"))
+		for _, c := range append(parts, children...) {
 			unix.Rmdir(filepath.Dir(c))
 		}
 		err := unix.Rmdir(dir)

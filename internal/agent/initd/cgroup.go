@@ -32,8 +32,11 @@ type slot interface {
 	enter(attr *syscall.SysProcAttr) (leave func() error, err error)
 	// join returns the files to which a process of root writes its number to enter the slot.
 	join() []string
+	// part makes a cgroup below the slot; it is removed before the slot.
+	part(name string) (slot, error)
+	// pids lists what is in the slot and in its parts.
 	pids() ([]int, error)
-	// kill sends SIGKILL to everything in it, once; what forks meanwhile may survive.
+	// kill sends SIGKILL to everything in it and its parts, once; what forks meanwhile may survive.
 	kill() error
 	// oomKills counts processes that the kernel ever killed in it for memory.
 	oomKills() (int64, error)

@@ -60,6 +60,15 @@ func clearLeft(dir string, freezer bool) error {
 	if freezer {
 		_ = writeControl(dir, "freezer.state", "THAWED")
 	}
+	below, err := leftSlots(dir)
+	if err != nil {
+		return err
+	}
+	for _, name := range below {
+		if err := clearLeft(filepath.Join(dir, name), freezer); err != nil {
+			return err
+		}
+	}
 	for range 100 {
 		pids, err := processesIn(dir)
 		if err != nil {
@@ -100,6 +109,7 @@ type slot1 struct {
 	tasks []controlFile
 	oom   controlFile
 	now   limits
+	parts parts
 }
 
 func (s *slot1) limit(l limits) error {
@@ -185,13 +195,16 @@ func (s *slot1) join() []string {
 }
 
 // pids opens the file anew, because v1 shows an open one the same list for a second and more.
-func (s *slot1) pids() ([]int, error) { return processesIn(filepath.Join(s.h.freezer, s.name)) }
+func (s *slot1) pids() ([]int, error) {
+	return s.parts.with(processesIn(filepath.Join(s.h.freezer, s.name)))
+}
 
-// kill freezes the slot first, so that no fork loop outruns it.
-func (s *slot1) kill() error {
-	dir := filepath.Join(s.h.freezer, s.name)
+func (s *slot1) kill() error { return killFrozen(filepath.Join(s.h.freezer, s.name), s.pids) }
+
+// killFrozen freezes a cgroup, and those below it, first, so that no fork loop outruns it.
+func killFrozen(dir string, list func() ([]int, error)) error {
 	frozen := writeControl(dir, "freezer.state", "FROZEN")
-	pids, err := s.pids()
+	pids, err := list()
 	signalAll(pids, unix.SIGKILL)
 	return errors.Join(frozen, err, writeControl(dir, "freezer.state", "THAWED"))
 }

@@ -105,6 +105,7 @@ type slot2 struct {
 	limited             bool
 	self, procs, events controlFile
 	now                 limits
+	parts               parts
 }
 
 func (s *slot2) limit(l limits) error {
@@ -143,7 +144,7 @@ func (s *slot2) enter(attr *syscall.SysProcAttr) (func() error, error) {
 
 func (s *slot2) join() []string { return []string{filepath.Join(s.dir, "cgroup.procs")} }
 
-func (s *slot2) pids() ([]int, error) { return s.procs.processes() }
+func (s *slot2) pids() ([]int, error) { return s.parts.with(s.procs.processes()) }
 
 func (s *slot2) kill() error {
 	err := writeControl(s.dir, "cgroup.kill", "1")

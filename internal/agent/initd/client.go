@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"time"
 )
 
 // Client speaks to init. It connects when it is used and again after a failure; all methods
@@ -192,6 +193,31 @@ func (c *Client) Close(ctx context.Context, e Closing) error {
 func (c *Client) Sessions(ctx context.Context) ([]SessionStatus, error) {
 	r, err := c.call(ctx, request{Op: "sessions"})
 	return r.Sessions, err
+}
+
+// WantApps makes the apps of an open session those of a.
+func (c *Client) WantApps(ctx context.Context, a Apps) error {
+	_, err := c.call(ctx, request{Op: "apps", Apps: &a})
+	return err
+}
+
+// Apps returns the apps that are not forgotten, by identifier, and the version of that list. It waits
+// until another version than seen is there, but not longer than wait, and a minute at most.
+func (c *Client) Apps(ctx context.Context, seen int64, wait time.Duration) ([]AppStatus, int64, error) {
+	r, err := c.call(ctx, request{Op: "app-list", Seen: seen, Wait: wait})
+	return r.Apps, r.Version, err
+}
+
+// EndApp begins the end of one run of an app.
+func (c *Client) EndApp(ctx context.Context, e AppEnd) error {
+	_, err := c.call(ctx, request{Op: "app-end", AppEnd: &e})
+	return err
+}
+
+// ForgetApps drops apps that have ended.
+func (c *Client) ForgetApps(ctx context.Context, ids []int64) error {
+	_, err := c.call(ctx, request{Op: "app-forget", Forget: ids})
+	return err
 }
 
 // Serve has init keep a service running, or not.

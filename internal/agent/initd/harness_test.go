@@ -210,7 +210,8 @@ func removeCgroup(t testing.TB, dir string) {
 	end := time.Now().Add(waitLimit)
 	for {
 		children, _ := filepath.Glob(filepath.Join(dir, "*", "tasks"))
-		for _, c := range children {
+		parts, _ := filepath.Glob(filepath.Join(dir, "*", "*", "tasks"))
+		for _, c := range append(parts, children...) {
 			unix.Rmdir(filepath.Dir(c))
 		}
 		err := unix.Rmdir(dir)
@@ -320,6 +321,9 @@ func (m *testMachine) nothingLives() {
 	m.t.Helper()
 	dirs, err := filepath.Glob("/sys/fs/cgroup/freezer/" + m.name + "/*/cgroup.procs")
 	must(m.t, err)
+	parts, err := filepath.Glob("/sys/fs/cgroup/freezer/" + m.name + "/*/*/cgroup.procs")
+	must(m.t, err)
+	dirs = append(dirs, parts...)
 	for _, f := range dirs {
 		if text, err := os.ReadFile(f); err == nil && len(text) > 0 {
 			m.t.Errorf("still alive in %s: %s", f, text)

@@ -48,10 +48,14 @@ type machine struct {
 	mu       sync.Mutex
 	attempts map[int64]*attempt
 	sessions map[int64]*session
+	apps     map[int64]*app
 	services map[string]*keeper
 	streams  map[*stream]bool
 	talks    map[*talk]bool // connections
 	stopping bool
+
+	appVersion int64         // of apps; see appsMoved
+	appChange  chan struct{} // closed at the next one
 }
 
 // Run is init until ctx is done: then it ends everything, SIGTERM first, and returns nil.
@@ -132,6 +136,7 @@ func newMachine(cfg Config) (*machine, error) {
 		cfg: cfg, log: cfg.Log, reaper: newReaper(), accounts: newAccounts(cfg.Etc), root: root, null: null,
 		queue: newFIFO(), ended: make(chan struct{}),
 		attempts: map[int64]*attempt{}, sessions: map[int64]*session{}, services: map[string]*keeper{}, streams: map[*stream]bool{}, talks: map[*talk]bool{},
+		apps: map[int64]*app{}, appVersion: 1, appChange: make(chan struct{}),
 	}
 	go m.reaper.run()
 	return m, nil

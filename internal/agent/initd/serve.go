@@ -164,6 +164,23 @@ func (m *machine) handle(r request, out *stream) {
 		out.reply(reply{ID: r.ID})
 	case r.Op == "services":
 		out.reply(reply{ID: r.ID, Services: m.listServices()})
+	case r.Op == "apps" && r.Apps != nil:
+		if err := m.wantApps(*r.Apps); err != nil {
+			fail("%v", err)
+			return
+		}
+		out.reply(reply{ID: r.ID})
+	case r.Op == "app-list":
+		go func() {
+			list, version := m.awaitApps(r.Seen, r.Wait)
+			out.reply(reply{ID: r.ID, Apps: list, Version: version})
+		}()
+	case r.Op == "app-end" && r.AppEnd != nil:
+		m.endAppRun(*r.AppEnd)
+		out.reply(reply{ID: r.ID})
+	case r.Op == "app-forget":
+		m.forgetApps(r.Forget)
+		out.reply(reply{ID: r.ID})
 	default:
 		fail("init does not know the request %q", r.Op)
 	}

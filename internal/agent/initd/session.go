@@ -157,14 +157,22 @@ func (m *machine) endSession(s *session, grace time.Duration) {
 		return
 	}
 	s.closing = true
+	apps := m.appsOf(s)
+	for _, a := range apps {
+		a.stop("its session ended", grace)
+	}
 	go func() {
 		s.making.Lock()
 		defer s.making.Unlock()
 		if s.slot != nil {
-			m.clearSession(s, grace)
+			m.clearSession(s, apps, grace)
 		}
 		m.mu.Lock()
 		defer m.mu.Unlock()
+		for _, a := range apps {
+			delete(m.apps, a.spec.ID)
+		}
+		m.appsMoved()
 		delete(m.sessions, s.spec.ID)
 		close(s.over)
 	}()
@@ -172,7 +180,7 @@ func (m *machine) endSession(s *session, grace time.Duration) {
 
 // clearSession ends what is in s and removes its cgroup. A login that was under way may still
 // enter it, so that this is tried until the cgroup has gone.
-func (m *machine) clearSession(s *session, grace time.Duration) {
+func (m *machine) clearSession(s *session, apps []*app, grace time.Duration) {
 	if grace > 0 {
 		pids, err := s.slot.pids()
 		if err != nil {
@@ -181,6 +189,17 @@ func (m *machine) clearSession(s *session, grace time.Duration) {
 		// Interactive shells ignore SIGTERM, and tell their children of SIGHUP.
 		signalAll(pids, unix.SIGTERM, unix.SIGHUP, unix.SIGCONT)
 		awaitEmpty(s.slot, grace)
+	}
+	if len(apps) > 0 && m.empty(s.slot, "session", s.spec.ID) == 0 {
+		late := time.After(stuckAfter)
+		for _, a := range apps {
+			select {
+			case <-a.over:
+			case <-late:
+				m.log.Error("an app does not end with its session", "app", a.spec.ID, "session", s.spec.ID)
+				return // it may still enter the cgroup
+			}
+		}
 	}
 	const first, most = time.Millisecond, 50 * time.Millisecond
 	end := time.Now().Add(stuckAfter)

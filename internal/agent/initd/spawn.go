@@ -174,8 +174,9 @@ func (m *machine) start(a *attempt) error {
 		stray = leave()
 		return pid, err
 	}, func(pid int) {
-		if unscored = scoreAsUser(s, pid); notYet(unscored) {
-			go func() { m.unscored(s, scoreLater(a, pid)) }()
+		cred := asuser.Cred{UID: s.UID, GID: s.GID}
+		if unscored = scoreAsUser(cred, pid); notYet(unscored) {
+			go func() { m.unscored("attempt", s.ID, scoreLater(cred, pid, a.mainGone)) }()
 		}
 		m.launched(a, slot)
 	}, func(ws syscall.WaitStatus, at time.Time) { m.exit(a, ws, at) })
@@ -184,15 +185,15 @@ func (m *machine) start(a *attempt) error {
 		m.conclude(a, forkError(s.Command[0], err))
 	}
 	if !notYet(unscored) {
-		m.unscored(s, unscored)
+		m.unscored("attempt", s.ID, unscored)
 	}
 	return errors.Join(err, stray, taint(unscored))
 }
 
-// unscored logs why an attempt's score stays as it is.
-func (m *machine) unscored(s *Spec, err error) {
+// unscored logs why the score of an attempt or app stays as it is.
+func (m *machine) unscored(what string, id int64, err error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.ESRCH) { // it has ended
-		m.log.Debug("the out-of-memory score of an attempt stays as it is", "attempt", s.ID, "error", err)
+		m.log.Debug("an out-of-memory score stays as it is", "of", what, "id", id, "error", err)
 	}
 }
 
@@ -203,12 +204,12 @@ func taint(err error) error {
 	return nil
 }
 
-// scoreAsUser makes the kernel choose the attempt before anything of the machine's own. It is
+// scoreAsUser makes the kernel choose a process before anything of the machine's own. It is
 // done as the user because root of a machine does not see other ids in a /proc with hidepid.
-func scoreAsUser(s *Spec, pid int) error {
+func scoreAsUser(user asuser.Cred, pid int) error {
 	const tries = 5
 	pause := unix.NsecToTimespec(20_000)
-	return asuser.Cred{UID: s.UID, GID: s.GID}.DoLocked(func() (err error) {
+	return user.DoLocked(func() (err error) {
 		// The fork is over a moment before the kernel gives the new program to its user.
 		for range tries {
 			if err = score(pid); !notYet(err) {
@@ -224,15 +225,15 @@ func scoreAsUser(s *Spec, pid int) error {
 // the new program's turn comes late. It never comes with a program that the user may not read;
 // that keeps its score. Should the pid be another process's by then, only one of the same user
 // can be hit, to the same effect.
-func scoreLater(a *attempt, pid int) error {
+func scoreLater(user asuser.Cred, pid int, gone <-chan struct{}) error {
 	const most = 2 * time.Second
 	for pause := time.Millisecond; ; pause *= 2 {
 		select {
-		case <-a.mainGone:
+		case <-gone:
 			return nil
 		case <-time.After(pause):
 		}
-		err := asuser.Cred{UID: a.spec.UID, GID: a.spec.GID}.Do(func() error { return score(pid) })
+		err := user.Do(func() error { return score(pid) })
 		if pause >= most || !notYet(err) {
 			return err
 		}
