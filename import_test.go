@@ -20,6 +20,8 @@ var mayImport = map[string][]string{
 	"api":        {""},
 	"client":     {"", "api"},
 	"images":     {},
+	"python":     {},
+	"python":     {},
 	"cmd/dspool": {"*"},
 	"bench":      {"*"},
 
@@ -49,7 +51,7 @@ var mayImport = map[string][]string{
 	"internal/httpapi":   {"", "api", "internal/auth", "internal/control"},
 	"internal/portal":    {"", "api", "internal/auth", "internal/control", "internal/httpapi"},
 	"internal/server": {"", "api", "images", "internal/auth", "internal/config", "internal/control", "internal/httpapi", "internal/image", "internal/portal",
-		"internal/provider", "internal/reconcile", "internal/store"},
+		"internal/provider", "internal/reconcile", "internal/store", "python"},
 }
 
 func TestImportsGoOneWay(t *testing.T) {
