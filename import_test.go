@@ -21,7 +21,6 @@ var mayImport = map[string][]string{
 	"client":     {"", "api"},
 	"images":     {},
 	"python":     {},
-	"python":     {},
 	"cmd/dspool": {"*"},
 	"bench":      {"*"},
 
