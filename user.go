@@ -48,7 +48,10 @@ type UIDRange struct {
 // systemUsers are accounts that Debian or a package of it makes on hosts or machines.
 var systemUsers = strings.Fields(`root daemon bin sys sync games man lp mail news uucp proxy www-data backup list irc
 	gnats nobody sshd messagebus polkitd postfix systemd-network systemd-resolve systemd-timesync systemd-journal
-	adm tty disk sudo audio dip video plugdev staff users nogroup shadow utmp wheel munge slurm postgres dspool`)
+	adm tty disk sudo audio dip video plugdev staff users nogroup shadow utmp wheel munge slurm postgres dspool jupyterhub`)
+
+// HubUser is the server's own account, which JupyterHub runs as. Nobody logs in as it.
+const HubUser = "jupyterhub"
 
 // CheckUserName is CheckName for users; it also refuses the names of system accounts and groups.
 func CheckUserName(name string) error {

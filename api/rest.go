@@ -181,6 +181,7 @@ type AddTokenRequest struct {
 	User    string          `json:"user,omitempty" doc:"Whose; only administrators name another."`
 	Name    string          `json:"name,omitempty"`
 	Expires dspool.Duration `json:"expires,omitempty" doc:"From now; 0 is never."`
+	Spawner bool            `json:"spawner,omitempty" doc:"For a JupyterHub: it runs apps as any user and may do nothing else. Only administrators make one."`
 }
 
 // NewToken is a token with its secret, which is shown this once.

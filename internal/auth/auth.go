@@ -49,7 +49,9 @@ const (
 	Machine   Kind = "machine"   //
 	Job       Kind = "job"       // with its tasks and output
 	Session   Kind = "session"   // with its connections
+	App       Kind = "app"       // a program in a user's session
 	Account   Kind = "account"   // a user
+	UserName  Kind = "user name" // that there is such a user
 	Tokens    Kind = "tokens"    // a user's tokens
 	Bill      Kind = "bill"      // a user's usage
 	Operation Kind = "operation" //
@@ -59,8 +61,9 @@ const (
 type who int
 
 const (
-	nobody who = iota
-	owner      // the user whose thing it is, and administrators
+	nobody   who = iota
+	owner        // the user whose thing it is, and administrators
+	spawners     // the same, and those that run apps for others
 	admins
 	everyone
 )
@@ -71,6 +74,8 @@ var rules = map[Kind]map[Action]who{
 	Machine:   {See: everyone, Change: admins},
 	Job:       {See: owner, Change: owner},
 	Session:   {See: owner, Change: owner},
+	App:       {See: spawners, Use: spawners, Change: spawners},
+	UserName:  {See: spawners},
 	Account:   {See: owner, Change: admins},
 	Tokens:    {See: owner, Change: owner},
 	Bill:      {See: owner},
@@ -85,6 +90,8 @@ func Can(s Subject, a Action, k Kind, of string) bool {
 		return true
 	case admins:
 		return s.Admin
+	case spawners:
+		return s.Admin || s.Spawner || (of != "" && s.User == of)
 	case owner:
 		return s.Admin || (of != "" && s.User == of)
 	}

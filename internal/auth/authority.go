@@ -135,6 +135,26 @@ func (a *Authority) ServerCertificate(hosts []string, now time.Time) (*tls.Certi
 	if err != nil {
 		return nil, err
 	}
+	der, err := a.sign(serverTemplate(hosts, now), key.Public(), now)
+	if err != nil {
+		return nil, fmt.Errorf("sign server certificate: %w", err)
+	}
+	return &tls.Certificate{Certificate: [][]byte{der, a.cert.Raw}, PrivateKey: key}, nil
+}
+
+// SignServer signs a key for names and addresses that a door serves. It returns the certificate and the
+// authority's own as PEM.
+func (a *Authority) SignServer(names []string, key any, now time.Time) (string, error) {
+	template := serverTemplate(names, now)
+	template.Subject.CommonName = "dspool door"
+	der, err := a.sign(template, key, now)
+	if err != nil {
+		return "", fmt.Errorf("sign certificate of a door: %w", err)
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})) + string(a.pem), nil
+}
+
+func serverTemplate(hosts []string, now time.Time) *x509.Certificate {
 	template := &x509.Certificate{
 		Subject:     pkix.Name{CommonName: "dspool server"},
 		NotAfter:    now.Add(serverLife),
@@ -148,11 +168,7 @@ func (a *Authority) ServerCertificate(hosts []string, now time.Time) (*tls.Certi
 			template.DNSNames = append(template.DNSNames, h)
 		}
 	}
-	der, err := a.sign(template, key.Public(), now)
-	if err != nil {
-		return nil, fmt.Errorf("sign server certificate: %w", err)
-	}
-	return &tls.Certificate{Certificate: [][]byte{der, a.cert.Raw}, PrivateKey: key}, nil
+	return template
 }
 
 // ServerTLS serves hosts with a certificate that is made anew when a third of its life is left.
@@ -231,11 +247,20 @@ func (a *Authority) sign(template *x509.Certificate, public any, now time.Time) 
 // machine's name, which is never used again, so that making a machine a second time after a
 // crash gives it the same one and no token lies in the store.
 func (a *Authority) EnrolToken(machine string) (string, error) {
+	return a.derive("enrol token\x00" + machine)
+}
+
+// Derive is the secret for a purpose of the server itself, such as "hub token": 64 hexadecimal digits
+// that follow from the authority's key, so that they lie nowhere and are the same after a restart. The
+// purpose is a constant without NUL.
+func (a *Authority) Derive(purpose string) (string, error) { return a.derive(purpose) }
+
+func (a *Authority) derive(purpose string) (string, error) {
 	der, err := x509.MarshalPKCS8PrivateKey(a.key)
 	if err != nil {
 		return "", err
 	}
 	mac := hmac.New(sha256.New, der)
-	mac.Write([]byte("dspool enrol token\x00" + machine))
+	mac.Write([]byte("dspool " + purpose))
 	return hex.EncodeToString(mac.Sum(nil)), nil
 }

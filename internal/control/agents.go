@@ -177,7 +177,7 @@ func (c *Control) directives(ctx context.Context, machine string, after int64) (
 			return err
 		}
 		pool, err := tx.Pool(m.Pool)
-		if err != nil {
+		if err != nil && dspool.ErrorCode(err) != dspool.NotFound { // one that runs an app is removed before its machine
 			return err
 		}
 		private = pool.Policy.Sudo

@@ -68,6 +68,9 @@ func (c *Control) Apply(ctx context.Context, who auth.Subject, req api.ApplyRequ
 	if err != nil || req.DryRun {
 		return res, err
 	}
+	if err := c.EnsureHub(ctx); err != nil {
+		c.Log.Error("keep JupyterHub running", "err", err)
+	}
 	return res, c.EnsureImages(ctx)
 }
 
@@ -140,6 +143,12 @@ func currentConfig(tx *store.Tx, wanted *config.Config) (*config.Config, error) 
 	if cfg.Doors, err = doorsOf(tx); err != nil {
 		return nil, err
 	}
+	if err := readSetting(tx, settingWeb, &cfg.Web); err != nil {
+		return nil, err
+	}
+	if err := readSetting(tx, settingLogin, &cfg.Login); err != nil {
+		return nil, err
+	}
 	for key, into := range map[string]*string{settingUser: &cfg.Defaults.User, settingPool: &cfg.Defaults.Pool, settingJobsShare: &cfg.Defaults.JobsShare} {
 		if *into, err = tx.Setting(key); err != nil {
 			return nil, err
@@ -177,7 +186,12 @@ func (w *work) conflicts(cfg *config.Config, changes []api.Change) (problems []c
 	for _, ch := range changes {
 		switch {
 		case ch.Kind == "pool" && ch.Action == "remove":
-			n := howMany(machines, func(m store.MachineRow) bool { return m.Pool == ch.Name })
+			pool, err := w.Pool(ch.Name)
+			if err != nil {
+				return nil, err
+			}
+			// What runs there is the server's own, which ends it.
+			n := howMany(machines, func(m store.MachineRow) bool { return m.Pool == ch.Name && pool.Runs == "" })
 			waiting := howMany(jobs, func(j store.JobRow) bool { return j.Spec.Pool == ch.Name })
 			if n+waiting > 0 {
 				problems = append(problems, cfg.ProblemAt("pool", ch.Name,
@@ -264,6 +278,9 @@ func (w *work) apply(who auth.Subject, current, cfg *config.Config, changes []ap
 		}
 	}
 	if err := w.setDoors(cfg.Doors); err != nil {
+		return err
+	}
+	if err := w.setWeb(cfg.Web, cfg.Login); err != nil {
 		return err
 	}
 	for _, ch := range changes {

@@ -24,7 +24,9 @@ type Options struct {
 	StateDir  string // shares without a path lie in its folder shares
 	Version   string
 	Capacity  dspool.Resources // of the hosts, overcommit multiplied in
-	Log       *slog.Logger
+	// DoorListen is where the gateway serves machines, such as 10.80.0.1:8445; "" is nowhere.
+	DoorListen string
+	Log        *slog.Logger
 	// Prepare makes these all that a machine on which people become root mounts of what is
 	// private to users.
 	Prepare func(ctx context.Context, machine string, folders []PrivateFolder) error
@@ -48,6 +50,7 @@ type Control struct {
 	wrong   *wrongs
 	lanes   *lanes
 	spaces  *spaces
+	jupyter hubState
 
 	preparing *lanes // of what machines mount
 }
@@ -80,10 +83,11 @@ func (c *Control) WatchProblems(fn func() []string) {
 func (c *Control) otherProblems() []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	list := c.jupyter.problems()
 	if c.problems == nil {
-		return nil
+		return list
 	}
-	return c.problems()
+	return append(list, c.problems()...)
 }
 
 // Stopping returns a channel that closes when the server stops.

@@ -70,7 +70,10 @@ func (c *Control) gatewayDirectives(ctx context.Context) (d api.GatewayDirective
 		if d.End, err = overConnections(tx); err != nil {
 			return err
 		}
-		d.Tell, err = drainNotices(tx)
+		if d.Tell, err = drainNotices(tx); err != nil {
+			return err
+		}
+		d.Web, err = c.gatewayWeb(tx)
 		return err
 	})
 	d.Trust.Authorities = []string{c.SSH.UserTrust()}

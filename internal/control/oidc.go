@@ -53,6 +53,9 @@ func (c *Control) LinkOIDC(ctx context.Context, who auth.Subject, name, issuer, 
 	if !auth.Can(who, auth.Change, auth.Account, name) {
 		return forbid("link accounts")
 	}
+	if err := ownAccount(name); err != nil {
+		return err
+	}
 	if issuer != "" || subject != "" {
 		if err := checkSubject(issuer, subject); err != nil {
 			return err

@@ -52,6 +52,9 @@ func (c *Control) ChangeUser(ctx context.Context, who auth.Subject, name string,
 	if !auth.Can(who, auth.Change, auth.Account, name) && (req.Admin != nil || req.Groups != nil || who.User != name) {
 		return user, forbid("change accounts")
 	}
+	if err := ownAccount(name); err != nil {
+		return user, err
+	}
 	err = c.write(ctx, func(w *work) error {
 		if user, err = w.User(name); err != nil {
 			return err
@@ -63,7 +66,7 @@ func (c *Control) ChangeUser(ctx context.Context, who auth.Subject, name string,
 		}
 		if req.DefaultPool != nil {
 			if *req.DefaultPool != "" {
-				if _, err := w.knownPool(*req.DefaultPool); err != nil {
+				if _, err := w.poolForPeople(*req.DefaultPool); err != nil {
 					return err
 				}
 			}
@@ -160,6 +163,9 @@ func (c *Control) SetPassword(ctx context.Context, who auth.Subject, name string
 	if !auth.Can(who, auth.Change, auth.Tokens, name) {
 		return hidden("user", dspool.Quote(name))
 	}
+	if err := ownAccount(name); err != nil {
+		return err
+	}
 	hash := ""
 	if req.New != "" {
 		if err := auth.CheckNewPassword(req.New, name); err != nil {
@@ -216,6 +222,9 @@ func (c *Control) UserKeys(ctx context.Context, who auth.Subject, user string) (
 func (c *Control) AddUserKey(ctx context.Context, who auth.Subject, user string, req api.AddKeyRequest) (key dspool.UserKey, err error) {
 	if !auth.Can(who, auth.Change, auth.Tokens, user) {
 		return key, hidden("user", dspool.Quote(user))
+	}
+	if err := ownAccount(user); err != nil {
+		return key, err
 	}
 	public, comment, err := auth.ParseKey(req.Key)
 	if err != nil {
@@ -285,6 +294,9 @@ func (c *Control) Login(ctx context.Context, from string, req api.LoginRequest) 
 
 // SignUserCertificate makes a short-lived certificate with which the subject comes in at the doors.
 func (c *Control) SignUserCertificate(ctx context.Context, who auth.Subject, req api.CertificateRequest) (cert api.Certificate, err error) {
+	if who.Spawner {
+		return cert, dspool.Errorf(dspool.Forbidden, "a spawner does not log in")
+	}
 	if who.User == "" {
 		return cert, dspool.Errorf(dspool.Invalid, "a certificate is for a user, and the host's root is none").WithHint("log in as a user: dspool login")
 	}

@@ -92,8 +92,14 @@ func (c *Control) sessionDirectives(tx *store.Tx, rows []store.SessionRow) ([]ap
 				d.Groups = append(d.Groups, api.GroupID{Name: g.Name, GID: g.GID})
 			}
 		}
+		if d.Apps, err = appDirectives(tx, s); err != nil {
+			return nil, err
+		}
 		pool, err := tx.Pool(s.Pool)
-		if err != nil {
+		if dspool.ErrorCode(err) == dspool.NotFound { // it has been removed, and nothing but the end is wanted
+			out = append(out, d)
+			continue
+		} else if err != nil {
 			return nil, err
 		}
 		d.Sudo = pool.Policy.Sudo
@@ -104,6 +110,30 @@ func (c *Control) sessionDirectives(tx *store.Tx, rows []store.SessionRow) ([]ap
 			return nil, err
 		}
 		out = append(out, d)
+	}
+	return out, nil
+}
+
+// appDirectives are the apps that are to run in a session.
+func appDirectives(tx *store.Tx, s store.SessionRow) (out []api.AppDirective, err error) {
+	if s.Close != "" {
+		return nil, nil
+	}
+	apps, err := tx.AppsOf(s.ID)
+	if err != nil {
+		return nil, err
+	}
+	for _, a := range apps {
+		if a.State != dspool.AppStarting && a.State != dspool.AppRunning {
+			continue
+		}
+		spec, err := tx.AppSpec(a.ID)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, api.AppDirective{
+			ID: a.ID, Name: a.Name, Command: spec.Command, Env: spec.Env, Dir: spec.Dir, Restart: a.Restart, Kernels: spec.Kernels, Token: spec.Token,
+		})
 	}
 	return out, nil
 }
@@ -208,8 +238,13 @@ func (w *work) sessionsReported(machine string, reports []api.SessionReport) err
 			if err := w.endSession(&s, why); err != nil {
 				return err
 			}
-		case r.State == dspool.SessionOpen && s.State != dspool.SessionClosing:
-			if err := w.sessionOpen(s, r); err != nil {
+		case r.State == dspool.SessionOpen:
+			if s.State != dspool.SessionClosing {
+				if s, err = w.sessionOpen(s, r); err != nil {
+					return err
+				}
+			}
+			if err := w.appsReported(s, r.Apps); err != nil {
 				return err
 			}
 		}
@@ -217,12 +252,12 @@ func (w *work) sessionsReported(machine string, reports []api.SessionReport) err
 	return nil
 }
 
-func (w *work) sessionOpen(s store.SessionRow, r api.SessionReport) error {
+func (w *work) sessionOpen(s store.SessionRow, r api.SessionReport) (store.SessionRow, error) {
 	opened := s.State == dspool.SessionPlaced
 	activity := clip(r.Activity)
 	// When it was last active is worth a write when the verdict changes, or now and then.
 	if !opened && s.Active == r.Active && s.Activity == activity && (!r.Active || w.Now().Sub(s.LastActive) < seenEvery) {
-		return nil
+		return s, nil
 	}
 	s.Active, s.Activity = r.Active, activity
 	if r.Active || opened {
@@ -233,7 +268,10 @@ func (w *work) sessionOpen(s store.SessionRow, r api.SessionReport) error {
 		s.State, s.Opened, s.Reason = dspool.SessionOpen, &now, ""
 	}
 	w.wake(TopicSession(s.ID), topicPlan)
-	return w.UpdateSession(s)
+	if err := w.UpdateSession(s); err != nil || !opened {
+		return s, err
+	}
+	return s, w.startApps(s)
 }
 
 // closeSessionsOf ends the sessions of a machine that is no more.

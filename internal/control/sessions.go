@@ -73,7 +73,7 @@ func (c *Control) enter(ctx context.Context, req api.OpenSession) (id int64, err
 		if err != nil {
 			return err
 		}
-		pool, err = w.knownPool(cmp.Or(req.Pool, user.DefaultPool, req.DoorPool, fallback))
+		pool, err = w.poolForPeople(cmp.Or(req.Pool, user.DefaultPool, req.DoorPool, fallback))
 		return err
 	})
 	if err != nil {
@@ -86,22 +86,34 @@ func (c *Control) enter(ctx context.Context, req api.OpenSession) (id int64, err
 		if user, err = w.User(req.User); err != nil { // removed meanwhile
 			return err
 		}
-		s, found, err := w.SessionOf(user.Name, pool.Name)
+		s, err := w.sessionFor(user, pool.Name)
 		if err != nil {
 			return err
-		}
-		if found && s.State == dspool.SessionClosing {
-			return dspool.Errorf(dspool.Unavailable, "your last session on %s is still being ended", s.Machine).WithHint("try again in a few seconds")
-		}
-		if !found {
-			if s, err = w.newSession(user, pool); err != nil {
-				return err
-			}
 		}
 		id = s.ID
 		return w.connect(c, req, s)
 	})
 	return id, err
+}
+
+// sessionFor finds or makes the user's session in a pool. Unavailable, with the session, while the last one
+// is being ended.
+func (w *work) sessionFor(user dspool.User, poolName string) (store.SessionRow, error) {
+	s, found, err := w.SessionOf(user.Name, poolName)
+	if err != nil {
+		return s, err
+	}
+	if found && s.State == dspool.SessionClosing {
+		return s, dspool.Errorf(dspool.Unavailable, "the last session of %s on %s is still being ended", user.Name, s.Machine).WithHint("try again in a few seconds")
+	}
+	if found {
+		return s, nil
+	}
+	pool, err := w.knownPool(poolName)
+	if err != nil {
+		return s, err
+	}
+	return w.newSession(user, pool)
 }
 
 // connect records a connection of a session, unless it is recorded: a gateway asks again after a
@@ -368,6 +380,9 @@ func (w *work) closeSession(s *store.SessionRow, why string) error {
 	if err := w.UpdateSession(*s); err != nil {
 		return err
 	}
+	if err := w.stopApps(s.ID, why); err != nil {
+		return err
+	}
 	w.wake(TopicMachine(s.Machine))
 	return w.TouchRevision(s.ID)
 }
@@ -380,6 +395,9 @@ func (w *work) endSession(s *store.SessionRow, why string) error {
 		return err
 	}
 	w.wake(topicPlan, topicGateway, TopicSession(s.ID), topicLeft(s.Machine))
+	if err := w.endApps(s.ID, s.Reason); err != nil {
+		return err
+	}
 	if err := w.endOperations(opCloseSession, strconv.FormatInt(s.ID, 10), nil); err != nil {
 		return err
 	}

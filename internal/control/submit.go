@@ -143,6 +143,9 @@ func (w *work) fillSpec(s *dspool.JobSpec) error {
 	} else if err != nil {
 		return err
 	}
+	if err := takesPeople(pool); err != nil {
+		return err
+	}
 	if pool.Policy.Sudo {
 		return dspool.Errorf(dspool.Invalid, "pool %s takes no jobs: people are root on its machines, each on their own", pool.Name).
 			WithHint("choose another pool")
@@ -188,6 +191,24 @@ func (w *work) knownPool(name string) (dspool.Pool, error) {
 		return pool, w.unknownPool(name)
 	}
 	return pool, err
+}
+
+// poolForPeople is knownPool for one where people are to work.
+func (w *work) poolForPeople(name string) (dspool.Pool, error) {
+	pool, err := w.knownPool(name)
+	if err != nil {
+		return pool, err
+	}
+	return pool, takesPeople(pool)
+}
+
+// takesPeople refuses a pool that runs an app of the server's own: whoever got onto its machine would be
+// taken for that app.
+func takesPeople(pool dspool.Pool) error {
+	if pool.Runs == "" {
+		return nil
+	}
+	return dspool.Errorf(dspool.Invalid, "pool %s runs %s and takes nothing else", pool.Name, pool.Runs).WithHint("choose another pool")
 }
 
 func (w *work) unknownPool(name string) error {

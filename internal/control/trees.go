@@ -71,10 +71,17 @@ func JobDir(user string, id int64) string {
 
 func credOf(uid int) asuser.Cred { return asuser.Cred{UID: uid, GID: uid} }
 
-// homeShares are the shares mounted at /home: at most one of a pool, perhaps several of all.
+// homeShares are the shares mounted at /home where people work: at most one of a pool, perhaps several
+// of all.
 func (w *work) homeShares() ([]dspool.Share, error) {
 	shares, err := w.Shares()
-	return slices.DeleteFunc(shares, func(s dspool.Share) bool { return s.Mount != dspool.HomeMount }), err
+	if err != nil {
+		return nil, err
+	}
+	pools, err := w.Pools()
+	return slices.DeleteFunc(shares, func(s dspool.Share) bool {
+		return s.Mount != dspool.HomeMount || slices.ContainsFunc(pools, func(p dspool.Pool) bool { return p.Runs != "" && slices.Contains(p.Shares, s.Name) })
+	}), err
 }
 
 // makeHome makes a user's home on every share of homes.

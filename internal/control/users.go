@@ -27,6 +27,8 @@ func (c *Control) Users(ctx context.Context, who auth.Subject) (list api.List[ds
 		for _, u := range users {
 			if auth.Can(who, auth.See, auth.Account, u.Name) {
 				list.Items = append(list.Items, u)
+			} else if auth.Can(who, auth.See, auth.UserName, u.Name) && u.Name != dspool.HubUser {
+				list.Items = append(list.Items, dspool.User{Name: u.Name, UID: u.UID, Created: u.Created})
 			}
 		}
 		return err
@@ -95,8 +97,14 @@ func (c *Control) RemoveUser(ctx context.Context, who auth.Subject, name string)
 		return forbid("remove users")
 	}
 	return c.write(ctx, func(w *work) error {
-		if _, err := w.User(name); err != nil {
+		user, err := w.User(name)
+		if err != nil {
 			return err
+		}
+		if uid, err := hubUID(w.Tx); err != nil {
+			return err
+		} else if uid == user.UID {
+			return ownAccount(name)
 		}
 		jobs, err := w.OpenJobs()
 		if err != nil {
@@ -165,12 +173,22 @@ func (c *Control) AddToken(ctx context.Context, who auth.Subject, req api.AddTok
 	}
 	out.Secret = auth.NewSecret()
 	err = c.write(ctx, func(w *work) error {
+		if req.Spawner && !who.Admin {
+			return forbid("make tokens for spawners")
+		}
 		if req.User != "" && !auth.Can(who, auth.Change, auth.Tokens, req.User) {
 			return forbid("make tokens for others")
 		}
 		user, err := w.actingUser(who, req.User)
 		if err != nil {
 			return err
+		}
+		if err := ownAccount(user.Name); err != nil {
+			return err
+		}
+		kind, what := store.TokenAPI, "token "
+		if req.Spawner {
+			kind, what = store.TokenSpawner, "spawner token "
 		}
 		out.Token = dspool.Token{ID: auth.NewID(), User: user.Name, Name: req.Name, Created: w.Now()}
 		if req.Expires > 0 {
@@ -180,10 +198,10 @@ func (c *Control) AddToken(ctx context.Context, who auth.Subject, req api.AddTok
 		if err := w.roomForToken(user.Name); err != nil {
 			return err
 		}
-		if err := w.Tx.AddToken(store.TokenRow{Token: out.Token}, auth.HashSecret(out.Secret)); err != nil {
+		if err := w.Tx.AddToken(store.TokenRow{Token: out.Token, Kind: kind}, auth.HashSecret(out.Secret)); err != nil {
 			return err
 		}
-		return w.event(dspool.Event{Actor: who.Name(), Kind: "token.created", User: user.Name, Message: "token " + out.ID + " created for " + user.Name})
+		return w.event(dspool.Event{Actor: who.Name(), Kind: "token.created", User: user.Name, Message: what + out.ID + " created for " + user.Name})
 	})
 	return out, err
 }
@@ -237,6 +255,12 @@ func (c *Control) Authenticate(ctx context.Context, secret string) (auth.Subject
 	var token store.TokenRow
 	stale := false
 	err := c.Store.Read(ctx, func(tx *store.Tx) (err error) {
+		if hub, err := c.isHub(tx, secret); err != nil {
+			return err
+		} else if hub {
+			who = auth.Subject{User: dspool.HubUser, Spawner: true}
+			return nil
+		}
 		token, err = tx.TokenByHash(auth.HashSecret(secret))
 		if dspool.ErrorCode(err) == dspool.NotFound {
 			return auth.ErrUnauthenticated
@@ -255,6 +279,9 @@ func (c *Control) Authenticate(ctx context.Context, secret string) (auth.Subject
 		}
 		stale = token.Used == nil || tx.Now().Sub(*token.Used) > time.Minute
 		who = auth.Subject{User: user.Name, Admin: user.Admin, Since: user.Created}
+		if token.Kind == store.TokenSpawner { // a program: it is nobody, and least of all who made its token
+			who = auth.Subject{User: "spawner " + token.ID, Spawner: true}
+		}
 		return err
 	})
 	if err != nil {

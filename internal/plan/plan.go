@@ -52,10 +52,14 @@ type Session struct {
 	State       dspool.SessionState
 	Request     dspool.Resources // its part of a machine; while it waits, that of the pool's first size
 	Connections int
-	Active      bool
-	LastActive  time.Time
-	KeepUntil   time.Time // zero if nobody asked to keep it
-	Since       time.Time // its creation: who waits longer comes first
+	// Awaited says that an app of it has not begun yet: somebody waits for it, as somebody connected does.
+	Awaited bool
+	// Kept says that it is there for an app that runs for ever: it ends only to leave a machine that goes.
+	Kept       bool
+	Active     bool
+	LastActive time.Time
+	KeepUntil  time.Time // zero if nobody asked to keep it
+	Since      time.Time // its creation: who waits longer comes first
 }
 
 // Attempt is an attempt placed on a machine and not ended. Those of a machine that fit it

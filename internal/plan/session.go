@@ -24,10 +24,13 @@ type guest struct {
 	kept   *machine // that gets no more tasks until it has a place for it
 }
 
+// wanted says whether somebody is there or waits for it.
+func (s *Session) wanted() bool { return s.Connections > 0 || s.Awaited || s.Kept }
+
 // addSessions sorts those that wait by who came first.
 func (p *planner) addSessions() {
 	for i := range p.s.Sessions {
-		if s := &p.s.Sessions[i]; s.State == dspool.SessionWaiting && s.Connections > 0 {
+		if s := &p.s.Sessions[i]; s.State == dspool.SessionWaiting && s.wanted() {
 			p.guests = append(p.guests, guest{Session: s})
 		}
 	}
@@ -57,17 +60,20 @@ func (m *machine) sit(s *Session) {
 const surely = 15 * time.Second
 
 // closeSessions ends those that nobody waits for, and those where nobody was connected and
-// nothing lived for the pool's time. What is alive is never closed, nor what somebody keeps, nor
+// nothing lived for the pool's time. What runs for ever begins anew elsewhere when somebody wants its
+// machine gone. What is alive is never closed, nor what somebody keeps, nor
 // anything on a machine whose agent cannot say what lives there.
 func (p *planner) closeSessions() {
-	deaf := map[string]bool{}
+	deaf, going := map[string]bool{}, map[string]bool{}
 	for _, m := range p.s.Machines {
-		deaf[m.Name] = m.Health != dspool.Healthy
+		deaf[m.Name], going[m.Name] = m.Health != dspool.Healthy, m.Remove != "" || m.DrainBy != nil
 	}
 	for i := range p.s.Sessions {
 		s := &p.s.Sessions[i]
 		switch {
-		case s.Connections > 0:
+		case s.State == dspool.SessionOpen && s.Kept && going[s.Machine] && s.Connections == 0:
+			p.plan.Close = append(p.plan.Close, CloseSession{Session: s.ID, Reason: "its machine is to go; it begins anew on the next"})
+		case s.wanted():
 		case s.State == dspool.SessionWaiting:
 			p.plan.Close = append(p.plan.Close, CloseSession{Session: s.ID, Reason: "nobody waits for it any more"})
 		case s.State == dspool.SessionOpen && !s.Active && !deaf[s.Machine]:

@@ -27,6 +27,8 @@ func drawSessions(t *rapid.T, s *plan.Snapshot, pools []string) {
 		if !yes("nobody") {
 			x.Connections = rapid.IntRange(0, 2).Draw(t, "connections")
 		}
+		x.Awaited = yes("awaited")
+		x.Kept = yes("an app kept")
 		if k := rapid.IntRange(-10, len(s.Machines)-1).Draw(t, "on"); k >= 0 {
 			m := s.Machines[k]
 			left, _ := free(*s, m)
@@ -85,7 +87,7 @@ func verifySessions(t fataler, s plan.Snapshot, p plan.Plan, at time.Time) {
 	for _, x := range p.Seat {
 		m, ok := machines[x.Machine]
 		of := sessions[x.Session]
-		if got[of.ID] != "" || of.State != dspool.SessionWaiting || of.Pool != m.Pool || of.Connections == 0 {
+		if got[of.ID] != "" || of.State != dspool.SessionWaiting || of.Pool != m.Pool || !wanted(of) {
 			t.Fatalf("session %d is seated on %s, or twice", x.Session, x.Machine)
 		}
 		got[of.ID] = m.Name
@@ -104,6 +106,9 @@ func verifySessions(t fataler, s plan.Snapshot, p plan.Plan, at time.Time) {
 	verifyMachinesForPeople(t, s, p, machines, pools, got)
 }
 
+// wanted says whether somebody is in a session, waits for it, or it is kept.
+func wanted(x plan.Session) bool { return x.Connections > 0 || x.Awaited || x.Kept }
+
 func verifyClosed(t fataler, s plan.Snapshot, sessions map[int64]plan.Session, pools map[string]plan.Pool, p plan.Plan, at time.Time) {
 	closed := map[int64]bool{}
 	for _, c := range p.Close {
@@ -118,7 +123,9 @@ func verifyClosed(t fataler, s plan.Snapshot, sessions map[int64]plan.Session, p
 		deaf := slices.ContainsFunc(s.Machines, func(m plan.Machine) bool { return m.Name == x.Machine && m.Health != dspool.Healthy })
 		over := x.State == dspool.SessionWaiting || x.State == dspool.SessionOpen && !x.Active && !deaf && !x.KeepUntil.After(at) &&
 			!x.LastActive.Add(limit).After(at) && !x.Since.Add(limit).After(at)
-		if over = over && x.Connections == 0; over != closed[x.ID] {
+		going := slices.ContainsFunc(s.Machines, func(m plan.Machine) bool { return m.Name == x.Machine && (m.Remove != "" || m.DrainBy != nil) })
+		over = over && !wanted(x) || x.State == dspool.SessionOpen && x.Kept && going && x.Connections == 0
+		if over != closed[x.ID] {
 			t.Fatalf("session %d is closed: %v, want %v: %+v", x.ID, closed[x.ID], over, x)
 		}
 	}
@@ -127,7 +134,7 @@ func verifyClosed(t fataler, s plan.Snapshot, sessions map[int64]plan.Session, p
 // verifyQueue checks that everybody who waits is in the queue of their pool, in order, and
 // that nobody overtook them.
 func verifyQueue(t fataler, s plan.Snapshot, p plan.Plan, got map[int64]string) {
-	wait := slices.DeleteFunc(slices.Clone(s.Sessions), func(x plan.Session) bool { return x.State != dspool.SessionWaiting || x.Connections == 0 })
+	wait := slices.DeleteFunc(slices.Clone(s.Sessions), func(x plan.Session) bool { return x.State != dspool.SessionWaiting || !wanted(x) })
 	slices.SortStableFunc(wait, func(a, b plan.Session) int { return cmp.Or(a.Since.Compare(b.Since), cmp.Compare(a.ID, b.ID)) })
 	first := map[string]int64{}
 	var want []string

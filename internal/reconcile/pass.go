@@ -85,10 +85,19 @@ func (l *Loop) snapshot(tx *store.Tx) (*view, error) {
 	if err != nil {
 		return nil, err
 	}
+	apps, err := tx.OpenApps()
+	if err != nil {
+		return nil, err
+	}
+	awaited, kept := map[int64]bool{}, map[int64]bool{}
+	for _, a := range apps {
+		awaited[a.Session] = awaited[a.Session] || a.State == dspool.AppWaiting || a.State == dspool.AppStarting
+		kept[a.Session] = kept[a.Session] || a.Restart
+	}
 	for _, s := range sessions {
 		ps := plan.Session{
 			ID: s.ID, User: s.User, Pool: s.Pool, Machine: s.Machine, State: s.State, Request: s.Request,
-			Connections: s.Connections, Active: s.Active, LastActive: s.LastActive, Since: s.Created,
+			Connections: s.Connections, Awaited: awaited[s.ID] && !kept[s.ID], Kept: kept[s.ID], Active: s.Active, LastActive: s.LastActive, Since: s.Created,
 		}
 		if s.KeepUntil != nil {
 			ps.KeepUntil = *s.KeepUntil

@@ -140,6 +140,12 @@ func (l *Loop) Run(ctx context.Context) error {
 			if err := l.Control.EndSilentConnections(ctx); err != nil && ctx.Err() == nil {
 				l.Log.Error("end silent connections", "err", err)
 			}
+			if err := l.Control.EndSlowApps(ctx); err != nil && ctx.Err() == nil {
+				l.Log.Error("end slow apps", "err", err)
+			}
+			if err := l.Control.EnsureHub(ctx); err != nil && ctx.Err() == nil {
+				l.Log.Error("keep JupyterHub running", "err", err)
+			}
 		case <-tidy.C:
 			if err := l.Control.PruneEvents(ctx); err != nil && ctx.Err() == nil {
 				l.Log.Error("prune events", "err", err)

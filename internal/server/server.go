@@ -108,7 +108,7 @@ func Start(ctx context.Context, o Options) (_ *Server, err error) {
 	}
 	s.Control = control.New(control.Options{
 		Store: s.store, Authority: ca, SSH: sshCA, HostNames: hostNames(cfg), Images: images, StateDir: o.StateDir, Version: o.Version,
-		Capacity: prov.Capabilities().Capacity, Log: o.Log, Prepare: prepare(prov),
+		Capacity: prov.Capabilities().Capacity, DoorListen: prov.Capabilities().DoorListen, Log: o.Log, Prepare: prepare(prov),
 	})
 	if err := s.Control.ResumeBuilds(ctx); err != nil {
 		return nil, fmt.Errorf("resume image builds: %w", err)

@@ -1,0 +1,380 @@
+package control
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/dspool/dspool"
+	"github.com/dspool/dspool/api"
+	"github.com/dspool/dspool/internal/auth"
+	"github.com/dspool/dspool/internal/store"
+)
+
+// TopicApp is the topic of an app.
+func TopicApp(id int64) string { return "app " + strconv.FormatInt(id, 10) }
+
+// mostApps is how many apps a session may have at once.
+const mostApps = 50
+
+// awaitClosing is how long somebody who wants an app waits for the end of the session before.
+const awaitClosing = 30 * time.Second
+
+// WantApp has an app run in a user's session, which is opened if there is none. One of that name that
+// runs there is ended first.
+func (c *Control) WantApp(ctx context.Context, who auth.Subject, req api.AppRequest) (out dspool.App, err error) {
+	user, pool, err := c.appPlace(ctx, who, req)
+	if err != nil {
+		return out, err
+	}
+	if err := checkApp(req); err != nil {
+		return out, err
+	}
+	if err := c.makeSessionTrees(ctx, user, pool); err != nil {
+		return out, err
+	}
+	late := time.NewTimer(awaitClosing)
+	defer late.Stop()
+	for {
+		var closing <-chan struct{}
+		err = c.write(ctx, func(w *work) error {
+			if user, err = w.User(user.Name); err != nil { // removed meanwhile
+				return err
+			}
+			s, err := w.sessionFor(user, pool)
+			if err != nil {
+				if s.State == dspool.SessionClosing {
+					closing = c.Changed(TopicSession(s.ID))
+				}
+				return err
+			}
+			row := store.AppRow{Spec: store.AppSpec{Command: req.Command, Env: req.Env, Dir: req.Dir, Kernels: req.Kernels, Token: req.Token}}
+			row.Name = req.Name
+			if err := w.addApp(who.Name(), s, &row); err != nil {
+				return err
+			}
+			out, err = c.shownApp(w.Tx, row.ID)
+			return err
+		})
+		if closing == nil {
+			return out, err
+		}
+		select {
+		case <-closing:
+		case <-late.C:
+			return out, err
+		case <-ctx.Done():
+			return out, ctx.Err()
+		case <-c.base.Done():
+			return out, err
+		}
+	}
+}
+
+// appPlace says as whom and in which pool an app is to run.
+func (c *Control) appPlace(ctx context.Context, who auth.Subject, req api.AppRequest) (user dspool.User, pool string, err error) {
+	name := cmp.Or(req.User, who.User)
+	if req.User == "" && (who.User == "" || who.Spawner) {
+		return user, "", dspool.Errorf(dspool.Invalid, "no user is named").WithHint("name the user whose session it should run in")
+	}
+	if !auth.Can(who, auth.Use, auth.App, name) {
+		return user, "", dspool.Errorf(dspool.Forbidden, "only administrators and spawners may run apps for others").WithHint("leave out the user")
+	}
+	if name == dspool.HubUser {
+		return user, "", dspool.Errorf(dspool.Invalid, "%s is the server's own account", name).WithHint("name a person's")
+	}
+	err = c.Store.Read(ctx, func(tx *store.Tx) error {
+		w := &work{Tx: tx}
+		if user, err = w.User(name); dspool.ErrorCode(err) == dspool.NotFound {
+			return dspool.Errorf(dspool.Invalid, "there is no user %s", dspool.Quote(name)).WithHint("an administrator makes one: dspool user add")
+		} else if err != nil {
+			return err
+		}
+		doors, err := doorsOf(tx)
+		if err != nil {
+			return err
+		}
+		door := ""
+		if i := slices.IndexFunc(doors, func(d dspool.Door) bool { return d.Protocol == dspool.ProtocolWeb }); i >= 0 {
+			door = doors[i].Pool
+		}
+		fallback, err := w.Setting(settingPool)
+		if err != nil {
+			return err
+		}
+		p, err := w.poolForPeople(cmp.Or(req.Pool, user.DefaultPool, door, fallback))
+		pool = p.Name
+		return err
+	})
+	return user, pool, err
+}
+
+// checkApp refuses an app that could never be right.
+func checkApp(req api.AppRequest) error {
+	if err := dspool.CheckName("app", req.Name); err != nil {
+		return err
+	}
+	if err := (dspool.JobSpec{Command: req.Command, Env: req.Env}).Check(); err != nil {
+		return err
+	}
+	if req.Dir != "" && (path.IsAbs(req.Dir) || path.Clean(req.Dir) != req.Dir || req.Dir == ".." || strings.HasPrefix(req.Dir, "../") || strings.ContainsRune(req.Dir, 0) || len(req.Dir) > 4096) {
+		return dspool.Errorf(dspool.Invalid, "the directory %s is not below the home", dspool.Quote(req.Dir)).WithHint("a path that begins at the home, such as work/course")
+	}
+	if req.Kernels != "" && (!strings.HasPrefix(req.Kernels, "/") || len(req.Kernels) > 1024 || strings.ContainsFunc(req.Kernels, func(r rune) bool { return r <= ' ' || r > '~' })) {
+		return dspool.Errorf(dspool.Invalid, "kernels %s is no path", dspool.Quote(req.Kernels)).WithHint("such as /user/ada/api")
+	}
+	if len(req.Token) > 1024 || strings.ContainsFunc(req.Token, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return dspool.Errorf(dspool.Invalid, "the token is no token").WithHint("printable ASCII, at most 1024 characters")
+	}
+	return nil
+}
+
+// addApp writes down that an app is wanted in a session, and begins the end of one that it replaces.
+func (w *work) addApp(actor string, s store.SessionRow, row *store.AppRow) error {
+	there, err := w.AppsOf(s.ID)
+	if err != nil {
+		return err
+	}
+	if len(there) >= mostApps {
+		return dspool.Errorf(dspool.Conflict, "session %d has %d apps already", s.ID, len(there)).WithHint("stop some: dspool app stop")
+	}
+	for _, a := range there {
+		if a.Name == row.Name {
+			if err := w.stopApp(a, "another was started in its place"); err != nil {
+				return err
+			}
+		}
+	}
+	row.User, row.UID, row.Pool, row.Session = s.User, s.UID, s.Pool, s.ID
+	if err := w.InsertApp(row); err != nil {
+		return err
+	}
+	s.LastActive = w.Now()
+	if err := w.UpdateSession(s); err != nil {
+		return err
+	}
+	w.wake(topicPlan, TopicSession(s.ID))
+	err = w.event(dspool.Event{
+		Actor: actor, Kind: "app.wanted", Pool: s.Pool, Machine: s.Machine, User: s.User, Message: fmt.Sprintf("app %s of %s is wanted", row.Name, s.User),
+	})
+	if err != nil {
+		return err
+	}
+	return w.startApps(s)
+}
+
+// startApps tells the machine of an open session of the apps that wait for it, but for those whose
+// predecessor is not gone yet.
+func (w *work) startApps(s store.SessionRow) error {
+	if s.State != dspool.SessionOpen {
+		return nil
+	}
+	apps, err := w.AppsOf(s.ID)
+	if err != nil {
+		return err
+	}
+	told := false
+	for _, a := range apps {
+		if a.State != dspool.AppWaiting || slices.ContainsFunc(apps, func(b store.AppRow) bool { return b.Name == a.Name && b.State == dspool.AppStopping }) {
+			continue
+		}
+		a.State, a.Reason = dspool.AppStarting, ""
+		if err := w.moveApp(a); err != nil {
+			return err
+		}
+		told = true
+	}
+	if !told {
+		return nil
+	}
+	return w.redirect(s)
+}
+
+// redirect has a session's machine look at what is wanted of it.
+func (w *work) redirect(s store.SessionRow) error {
+	if s.Machine == "" || s.State == dspool.SessionClosed {
+		return nil
+	}
+	w.wake(TopicMachine(s.Machine))
+	return w.TouchRevision(s.ID)
+}
+
+// moveApp writes an app's state down and tells those who wait for it.
+func (w *work) moveApp(a store.AppRow) error {
+	w.wake(TopicApp(a.ID), topicPlan, topicGateway)
+	return w.UpdateApp(a)
+}
+
+// stopApp begins an app's end: at once where its machine has not been told of it.
+func (w *work) stopApp(a store.AppRow, why string) error {
+	switch a.State {
+	case dspool.AppWaiting:
+		return w.endApp(a, why, nil)
+	case dspool.AppStarting, dspool.AppRunning:
+		a.State, a.Reason, a.Port = dspool.AppStopping, why, 0
+		if err := w.moveApp(a); err != nil {
+			return err
+		}
+		s, err := w.Session(a.Session)
+		if err != nil {
+			return err
+		}
+		return w.redirect(s)
+	}
+	return nil
+}
+
+// endApp records that nothing is left of an app.
+func (w *work) endApp(a store.AppRow, why string, exit *int) error {
+	return w.appEnded(a, why, why, exit)
+}
+
+// appDied is endApp for one that ended by itself: its last words are for its user, and in no event.
+func (w *work) appDied(a store.AppRow, said string, exit *int) error {
+	why := "it ended by itself"
+	if exit != nil {
+		why = fmt.Sprintf("exit code %d", *exit)
+	}
+	return w.appEnded(a, said, why, exit)
+}
+
+func (w *work) appEnded(a store.AppRow, why, fact string, exit *int) error {
+	a.State, a.Reason, a.ExitCode, a.Port = dspool.AppEnded, why, exit, 0
+	if err := w.moveApp(a); err != nil {
+		return err
+	}
+	return w.event(dspool.Event{
+		Actor: "server", Kind: "app.ended", Pool: a.Pool, Machine: a.Machine, User: a.User, Message: fmt.Sprintf("app %s of %s ended", a.Name, a.User), Reason: fact,
+	})
+}
+
+// endApps ends all apps of a session that has ended.
+func (w *work) endApps(session int64, why string) error {
+	apps, err := w.AppsOf(session)
+	if err != nil {
+		return err
+	}
+	for _, a := range apps {
+		reason := "its session ended: " + why
+		if a.State == dspool.AppStopping {
+			reason = a.Reason
+		}
+		if err := w.endApp(a, reason, nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// stopApps begins the end of all apps of a session that is to end.
+func (w *work) stopApps(session int64, why string) error {
+	apps, err := w.AppsOf(session)
+	if err != nil {
+		return err
+	}
+	for _, a := range apps {
+		if err := w.stopApp(a, "its session ends: "+why); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// mayApp says whether somebody may do something with an app. The hub's own is no spawner's but the hub's.
+func mayApp(who auth.Subject, a auth.Action, app store.AppRow) bool {
+	if app.User == dspool.HubUser && !who.Admin && who.User != app.User {
+		return false
+	}
+	return auth.CanOld(who, a, auth.App, app.User, app.Created)
+}
+
+func seenApp(tx *store.Tx, who auth.Subject, id int64) (store.AppRow, error) {
+	a, err := tx.App(id)
+	if dspool.ErrorCode(err) == dspool.NotFound || err == nil && !mayApp(who, auth.See, a) {
+		return store.AppRow{}, hidden("app", strconv.FormatInt(id, 10))
+	}
+	return a, err
+}
+
+// shown is an app as people see it.
+func (c *Control) shown(a store.AppRow) dspool.App {
+	if a.State == dspool.AppRunning {
+		a.URL = c.doorURL(strconv.FormatInt(a.ID, 10) + ".app")
+	}
+	return a.App
+}
+
+func (c *Control) shownApp(tx *store.Tx, id int64) (dspool.App, error) {
+	a, err := tx.App(id)
+	return c.shown(a), err
+}
+
+// AppQuery selects apps; All also those that have ended.
+type AppQuery struct {
+	User   string
+	All    bool
+	Before int64
+	Limit  int
+}
+
+// ListApps lists apps, newest first: a user's own, those that a spawner or an administrator chooses.
+func (c *Control) ListApps(ctx context.Context, who auth.Subject, q AppQuery) (list api.List[dspool.App], err error) {
+	list.Items = []dspool.App{}
+	f := store.AppFilter{User: q.User, All: q.All, Before: q.Before}
+	if !auth.Can(who, auth.See, auth.App, f.User) {
+		if f.User != "" {
+			return list, nil
+		}
+		f.User = who.User
+	}
+	limit := pageSize(q.Limit)
+	err = c.Store.Read(ctx, func(tx *store.Tx) error {
+		rows, err := tx.Apps(f)
+		for _, a := range rows {
+			if !mayApp(who, auth.See, a) {
+				continue
+			}
+			if len(list.Items) == limit {
+				list.More = true
+				break
+			}
+			list.Items = append(list.Items, c.shown(a))
+		}
+		return err
+	})
+	return list, err
+}
+
+// App shows one app.
+func (c *Control) App(ctx context.Context, who auth.Subject, id int64) (out dspool.App, err error) {
+	err = c.Store.Read(ctx, func(tx *store.Tx) error {
+		a, err := seenApp(tx, who, id)
+		out = c.shown(a)
+		return err
+	})
+	return out, err
+}
+
+// StopApp ends an app; one that has ended stays as it is.
+func (c *Control) StopApp(ctx context.Context, who auth.Subject, id int64) (out dspool.App, err error) {
+	err = c.write(ctx, func(w *work) error {
+		a, err := seenApp(w.Tx, who, id)
+		if err != nil {
+			return err
+		}
+		if !mayApp(who, auth.Change, a) {
+			return forbid("stop others' apps")
+		}
+		if err := w.stopApp(a, "stopped by "+who.Name()); err != nil {
+			return err
+		}
+		out, err = c.shownApp(w.Tx, id)
+		return err
+	})
+	return out, err
+}

@@ -1,0 +1,125 @@
+package control
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"net"
+	"strconv"
+	"time"
+
+	"github.com/dspool/dspool"
+	"github.com/dspool/dspool/api"
+	"github.com/dspool/dspool/internal/auth"
+	"github.com/dspool/dspool/internal/store"
+)
+
+// repeatSteps is how often a step is told again while nothing changes, so that whoever waits knows that
+// the server still lives, and how long it should still take.
+const repeatSteps = 15 * time.Second
+
+// AppSteps tells through step how an app comes along, and returns when it runs or has ended.
+func (c *Control) AppSteps(ctx context.Context, who auth.Subject, id int64, step func(api.SessionStep) error) error {
+	repeat := time.NewTicker(repeatSteps)
+	defer repeat.Stop()
+	var last api.SessionStep
+	again := true
+	for {
+		changed := c.Changed(TopicApp(id))
+		now, session, err := c.appStep(ctx, who, id)
+		if err != nil {
+			return err
+		}
+		if again || now.Message != last.Message || now.Position != last.Position || now.Ready != nil || now.Failed != nil {
+			if err := step(now); err != nil {
+				return err
+			}
+			last = now
+		}
+		if now.Ready != nil || now.Failed != nil {
+			return nil
+		}
+		again = false
+		select {
+		case <-changed:
+		case <-session:
+		case <-repeat.C:
+			again = true
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-c.base.Done():
+			return dspool.Errorf(dspool.Unavailable, "the server stops")
+		}
+	}
+}
+
+// appStep says how far an app has come; session is closed when its session changes.
+func (c *Control) appStep(ctx context.Context, who auth.Subject, id int64) (st api.SessionStep, session <-chan struct{}, err error) {
+	var a store.AppRow
+	err = c.Store.Read(ctx, func(tx *store.Tx) error {
+		a, err = seenApp(tx, who, id)
+		return err
+	})
+	if err != nil {
+		return st, nil, err
+	}
+	session = c.Changed(TopicSession(a.Session)) // before it is read
+	err = c.Store.Read(ctx, func(tx *store.Tx) error {
+		if a, err = seenApp(tx, who, id); err != nil {
+			return err
+		}
+		st, err = appStepOf(tx, a)
+		return err
+	})
+	return st, session, err
+}
+
+func appStepOf(tx *store.Tx, a store.AppRow) (st api.SessionStep, err error) {
+	st.Session = a.Session
+	switch a.State {
+	case dspool.AppWaiting:
+		s, err := tx.Session(a.Session)
+		if err != nil {
+			return st, err
+		}
+		switch s.State {
+		case dspool.SessionWaiting:
+			st.Message, st.Position = cmp.Or(s.Reason, "looking for a machine"), s.Position
+			st.Estimate, err = startEstimate(tx, s)
+		case dspool.SessionPlaced:
+			st.Message = "preparing " + s.Machine
+		default:
+			st.Message = "ending the " + a.Name + " before"
+		}
+		return st, err
+	case dspool.AppStarting:
+		st.Message = "starting " + a.Name + " on " + a.Machine
+	case dspool.AppStopping:
+		st.Message = "ending " + a.Name
+	case dspool.AppRunning:
+		m, err := tx.Machine(a.Machine)
+		if err != nil {
+			return st, err
+		}
+		st.Message = a.Name + " runs on " + a.Machine
+		st.Ready = &api.MachineAccess{Machine: a.Machine, Address: net.JoinHostPort(m.Address, strconv.Itoa(a.Port)), HostKeys: []string{}}
+	default:
+		st.Message = a.Name + " has ended" + because(a)
+		st.Failed = dspool.Errorf(dspool.Unavailable, "%s", st.Message)
+		if a.Started != nil || a.ExitCode != nil {
+			_ = st.Failed.WithHint("what it said is in ~/.local/state/dspool/%s.log", a.Name)
+		}
+	}
+	return st, nil
+}
+
+func because(a store.AppRow) string {
+	text := ""
+	if a.ExitCode != nil {
+		text = fmt.Sprintf(" with exit code %d", *a.ExitCode)
+	}
+	if a.Reason != "" {
+		text += ": " + a.Reason
+	}
+	return text
+}
