@@ -179,8 +179,10 @@ func (b *build) plan() error {
 				step{"fetch packages", nil}, step{"install packages", nil})
 		}
 	}
-	if b.recipe.Python != nil {
-		b.steps = append(b.steps, step{pythonSteps[0], b.installPython}, step{pythonSteps[1], nil}, step{pythonSteps[2], nil})
+	if p := b.recipe.Python; p != nil && len(p.Requirements) > 0 {
+		b.steps = append(b.steps, step{"fetch Python packages", b.installPython}, step{"install Python packages", nil}, step{compilePython, nil})
+	} else if p != nil {
+		b.steps = append(b.steps, step{compilePython, b.installPython})
 	}
 	if len(b.recipe.Files) > 0 {
 		b.steps = append(b.steps, step{"files", b.files})

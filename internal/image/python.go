@@ -33,8 +33,9 @@ type Module struct {
 //go:embed python.sh
 var pythonScript string
 
-// pythonSteps are the parts of installPython, for progress.
-var pythonSteps = []string{"fetch Python packages", "install Python packages", "compile Python modules"}
+// compilePython is the last of installPython's steps, and the only one where nothing is
+// fetched.
+const compilePython = "compile Python modules"
 
 // installPython fills the virtual environment. Everything happens in one command of the
 // sandbox, so that what fetching needs is in memory and gone with it.
@@ -100,8 +101,8 @@ func (w *pipWatch) line(line string) {
 		step(0, fmt.Sprintf("fetch %d of %d Python packages: %s", w.fetched, w.total, name), float64(w.fetched)/float64(w.total))
 	case strings.HasPrefix(line, "Installing collected packages"):
 		step(1, fmt.Sprintf("install %d Python packages", w.total), 0)
-	case line == "I: compile":
-		step(2, pythonSteps[2], 0)
+	case line == "I: compile" && w.total > 0:
+		step(2, compilePython, 0)
 	case line == "I: check":
 		w.checks = true
 	case w.checks && pipBroken.MatchString(line):

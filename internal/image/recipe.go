@@ -11,11 +11,11 @@ import (
 // Recipe says what an image is made of. LoadRecipe makes it; the contents of the
 // files that it names are in it, so that what was hashed is what gets built.
 type Recipe struct {
-	Name        string // file name without ".yaml"
-	Path        string // of the recipe file
-	Description string // for people; decides nothing
-	Suite       string // Debian suite of the first layer; "" when Parent is set
-	Parent      *Recipe
+	Name        string   // file name without ".yaml"
+	Path        string   // of the recipe file
+	Description string   // for people; decides nothing
+	Suite       string   // Debian suite of the first layer; "" when Parent is set
+	Parent      *Recipe  // what "from" names, or a lower layer of the same recipe
 	Mirror      Mirror   // empty: the store's, else the host's
 	Packages    []string // sorted, each once
 	Python      *Python  // nil: none
@@ -106,5 +106,33 @@ func (l *loader) load(path string, children []string) (*Recipe, error) {
 	r := &Recipe{Name: name, Path: path}
 	d := &decoder{recipe: r, loader: l, children: append(children, name)}
 	d.decode(text)
-	return r, nil
+	return r.layered(), nil
+}
+
+// layered returns the recipe as up to three that lie on each other: Debian's packages,
+// the Python packages that come from an index, the rest. Each is an image of its own in
+// the cache, so that a changed step or module of the recipe's fetches nothing again.
+// Only recipes with Python packages gain enough by it.
+func (r *Recipe) layered() *Recipe {
+	if r.Python == nil || len(r.Python.Requirements) == 0 {
+		return r
+	}
+	top := *r
+	below := func(what string, layer Recipe) {
+		layer.Name, layer.Path, layer.Parent = r.Name+" "+what, r.Path, top.Parent
+		top.Suite, top.Mirror, top.Parent = "", Mirror{}, &layer
+	}
+	if r.Suite != "" || len(r.Packages) > 0 {
+		below("packages", Recipe{Suite: r.Suite, Mirror: r.Mirror, Packages: r.Packages})
+		top.Packages = nil
+	}
+	if len(r.Python.Modules)+len(r.Files)+len(r.Run) > 0 {
+		fetched := *r.Python
+		fetched.Modules, top.Python = nil, nil
+		if len(r.Python.Modules) > 0 {
+			top.Python = &Python{Venv: r.Python.Venv, Modules: r.Python.Modules}
+		}
+		below("Python packages", Recipe{Python: &fetched})
+	}
+	return &top
 }

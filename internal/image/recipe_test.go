@@ -190,8 +190,8 @@ func TestRecipesOfTheRepositoryLoad(t *testing.T) {
 		t.Fatalf("found %v", paths)
 	}
 	for _, p := range paths {
-		if r := load(t, p); r.Description == "" {
-			t.Errorf("%s has no description", p)
+		if r, err := image.LoadRecipe(p, "../../python"); err != nil || r.Description == "" {
+			t.Errorf("%s has no description, or %v", p, err)
 		}
 	}
 }
