@@ -83,6 +83,13 @@ func groupNames(ctx context.Context, c *client.Client) ([]string, error) {
 	return words(l, err, func(g dspool.Group) (string, string) { return g.Name, strings.Join(g.Members, " ") })
 }
 
+func appIDs(ctx context.Context, c *client.Client) ([]string, error) {
+	l, err := c.Apps(ctx, client.AppFilter{Limit: 50})
+	return words(l, err, func(p dspool.App) (string, string) {
+		return fmt.Sprint(p.ID), fmt.Sprintf("%s of %s, %s", p.Name, p.User, p.State)
+	})
+}
+
 func sessionIDs(ctx context.Context, c *client.Client) ([]string, error) {
 	l, err := c.Sessions(ctx, client.SessionFilter{Limit: 50})
 	return words(l, err, func(s dspool.Session) (string, string) {

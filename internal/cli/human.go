@@ -30,9 +30,9 @@ func paintState(s string) string {
 		return red
 	case "running", "building", "assigned":
 		return cyan
-	case "queued", "pending", "creating", "starting", "destroying", "missing", "waiting", "placed", "closing":
+	case "queued", "pending", "creating", "starting", "destroying", "missing", "waiting", "placed", "closing", "stopping":
 		return yellow
-	case "cancelled", "gone", "closed":
+	case "cancelled", "gone", "closed", "ended":
 		return dim
 	}
 	return ""

@@ -51,7 +51,7 @@ func (a *app) root() *cobra.Command {
 			root.AddCommand(c)
 		}
 	}
-	add(groupWork, a.login(), a.logout(), a.ssh(), a.sshConfig(), a.session())
+	add(groupWork, a.login(), a.logout(), a.ssh(), a.sshConfig(), a.session(), a.apps())
 	add(groupJobs, a.run(), a.job())
 	add(groupPool, a.status(), a.pool(), a.machine(), a.door(), a.image(), a.size(), a.share(), a.events())
 	add(groupPeople, a.user(), a.group(), a.token(), a.revoke(), a.usage())

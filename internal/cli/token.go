@@ -19,7 +19,7 @@ func (a *app) tokenCreate() *cobra.Command {
 	var req api.AddTokenRequest
 	cmd := command("create", "Make a token and print its secret, this once",
 		"The secret alone comes on stdout. Whoever has it acts as the user: put it into DSPOOL_TOKEN, never into a file that others read.",
-		"dspool token create --user ada --name laptop --expires 90d\nexport DSPOOL_TOKEN=$(dspool token create --user ada)", positional(0, 0),
+		"dspool token create --user ada --name laptop --expires 90d\nexport DSPOOL_TOKEN=$(dspool token create --user ada)\ndspool token create --spawner --name hub", positional(0, 0),
 		a.with(func(ctx context.Context, c *client.Client, _ []string) error {
 			t, err := c.AddToken(ctx, req)
 			if err != nil {
@@ -39,6 +39,7 @@ func (a *app) tokenCreate() *cobra.Command {
 	text(cmd, &req.User, "user", "USER", "whose it is (administrators; default: yourself)")
 	text(cmd, &req.Name, "name", "TEXT", "what it is for")
 	flag(cmd, &req.Expires, "expires", "duration", "how long it is valid, such as 90d (default: until revoked)", dspool.ParseDuration)
+	cmd.Flags().BoolVar(&req.Spawner, "spawner", false, "for a JupyterHub of your own: it runs notebooks as any user, and may do nothing else (administrators)")
 	a.completeFlag(cmd, "user", userNames)
 	return showOutput(cmd, &form)
 }

@@ -104,7 +104,7 @@ func (w *work) sessionFor(user dspool.User, poolName string) (store.SessionRow, 
 		return s, err
 	}
 	if found && s.State == dspool.SessionClosing {
-		return s, dspool.Errorf(dspool.Unavailable, "the last session of %s on %s is still being ended", user.Name, s.Machine).WithHint("try again in a few seconds")
+		return s, dspool.Errorf(dspool.Unavailable, "your last session on %s is still being ended", s.Machine).WithHint("try again in a few seconds")
 	}
 	if found {
 		return s, nil

@@ -58,6 +58,31 @@ func GatewayHandler(c *control.Control) http.Handler {
 		}
 		w.WriteHeader(http.StatusNoContent)
 	})
+	mux.HandleFunc("POST /gateway/v1/web/login", func(w http.ResponseWriter, r *http.Request) {
+		var req api.WebLogin
+		if readJSON(w, r, 64<<10, &req) {
+			res, err := c.GatewayWebLogin(r.Context(), req)
+			reply(w, res, err)
+		}
+	})
+	mux.HandleFunc("POST /gateway/v1/web/certificate", func(w http.ResponseWriter, r *http.Request) {
+		var req api.WebCertificate
+		if readJSON(w, r, 64<<10, &req) {
+			res, err := c.SignWebCertificate(r.Context(), req)
+			reply(w, res, err)
+		}
+	})
+	mux.HandleFunc("POST /gateway/v1/web/connections", func(w http.ResponseWriter, r *http.Request) {
+		var req []api.WebConnection
+		if !readJSON(w, r, 16<<20, &req) {
+			return
+		}
+		if err := c.OpenWebConnections(r.Context(), req); err != nil {
+			writeProblem(w, problemOf(err))
+			return
+		}
+		w.WriteHeader(http.StatusNoContent)
+	})
 	return mux
 }
 

@@ -42,6 +42,7 @@ func New(c *control.Control, ca []byte) *Server {
 	s.people()
 	s.jobs()
 	s.sessions()
+	s.apps()
 	s.streams()
 	s.mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte("ok\n")) })
 	s.plain(huma.Operation{OperationID: "ca", Method: http.MethodGet, Path: "/ca", Summary: "The authority that signs the server's certificate"},
