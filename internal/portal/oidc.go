@@ -21,11 +21,12 @@ import (
 
 // OIDC is a provider at which people log in instead.
 type OIDC struct {
-	Issuer, ClientID, ClientSecret string
-	UsernameClaim                  string // names new accounts; preferred_username unless given
-	Scopes                         []string
-	CreateUsers                    bool     // makes accounts for people who have none
-	AllowedGroups                  []string // the claim groups has to name one of them, where there are any
+	Issuer, ClientID string
+	ClientSecret     func() (string, error) // read when it is needed
+	UsernameClaim    string                 // names new accounts; preferred_username unless given
+	Scopes           []string
+	CreateUsers      bool     // makes accounts for people who have none
+	AllowedGroups    []string // the claim groups has to name one of them, where there are any
 }
 
 // label is how people know the provider.
@@ -153,7 +154,7 @@ func (p *Portal) unpack(s string) (t trip, ok bool) {
 func (v visit) oauth(provider *oidc.Provider) *oauth2.Config {
 	o := v.settings.OIDC
 	return &oauth2.Config{
-		ClientID: o.ClientID, ClientSecret: o.ClientSecret, Endpoint: provider.Endpoint(), RedirectURL: v.url() + oidcCallback,
+		ClientID: o.ClientID, Endpoint: provider.Endpoint(), RedirectURL: v.url() + oidcCallback,
 		Scopes: o.Scopes,
 	}
 }
@@ -231,7 +232,11 @@ func (p *Portal) ofProvider(ctx context.Context, v visit, t trip, code string) (
 	}
 	ctx, cancel := context.WithTimeout(oidc.ClientContext(ctx, p.foreign.http), providerTakes)
 	defer cancel()
-	token, err := v.oauth(provider).Exchange(ctx, code, oauth2.VerifierOption(t.Verifier))
+	client := v.oauth(provider)
+	if client.ClientSecret, err = o.ClientSecret(); err != nil {
+		return "", wrong(fmt.Errorf("read the client's secret: %w", err))
+	}
+	token, err := client.Exchange(ctx, code, oauth2.VerifierOption(t.Verifier))
 	if err != nil {
 		return "", wrong(discretely(err))
 	}

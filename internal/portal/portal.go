@@ -19,6 +19,7 @@ import (
 type Settings struct {
 	URL  string // the portal's for people, such as http://localhost:8000; "" is wherever they have come to
 	Hub  string // JupyterHub's likewise; "" if there is none
+	Pool string // where sessions are opened that name no pool
 	OIDC *OIDC  // nil where only passwords do
 	// ClientID and ClientSecret are what JupyterHub shows at the token endpoint.
 	ClientID, ClientSecret string

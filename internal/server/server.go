@@ -207,6 +207,15 @@ func (s *Server) serveAPI(o Options, ca *auth.Authority, cfg *config.Config) err
 		return err
 	}
 	s.serve(gateway, httpapi.GatewayHandler(s.Control), "gateway link")
+	pages, err := s.newPortal(o, ca, rest)
+	if err != nil {
+		return err
+	}
+	door, err := listenSocket(filepath.Join(o.StateDir, "portal.sock"), o.Log)
+	if err != nil {
+		return err
+	}
+	s.serve(door, pages.DoorHandler(), "portal")
 	if cfg == nil || cfg.Server.Listen == "" {
 		return nil
 	}
@@ -220,7 +229,7 @@ func (s *Server) serveAPI(o Options, ca *auth.Authority, cfg *config.Config) err
 			WithHint("another server may run here: give server.listen another port")
 	}
 	s.apiAddr = l.Addr()
-	s.serve(tls.NewListener(l, withHTTP2(tlsConfig)), rest.Handler(), "API")
+	s.serve(tls.NewListener(l, withHTTP2(tlsConfig)), pages.Handler(), "API and portal")
 	o.Log.Info("serving", "api", "https://"+l.Addr().String(), "socket", socket.Addr().String(), "installation", s.store.Installation())
 	return nil
 }
