@@ -1,0 +1,196 @@
+package webdoor
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// Limits of what clients may take before they have sent a request. There is none on how long a
+// request or its response takes: kernels are silent for days.
+const (
+	headerWithin    = 30 * time.Second
+	handshakeWithin = 15 * time.Second
+	idleFor         = 3 * time.Minute
+	requestHead     = 64 << 10
+	mostHandshakes  = 1024
+	acceptRest      = 100 * time.Millisecond // when this process has no more files
+	streams         = 250                    // of one HTTP/2 connection
+)
+
+// Server serves HTTP to browsers: HTTP/1.1 and, with TLS, HTTP/2. It never offers WebSockets over
+// HTTP/2 (RFC 8441): browsers open a connection of their own for them.
+type Server struct {
+	http *http.Server
+}
+
+type tlsKey struct{}
+
+// NewServer makes a server of h. Its own complaints, most of them of clients that do not speak HTTP, are
+// logged at debug level.
+func NewServer(h http.Handler, log *slog.Logger) *Server {
+	var protocols http.Protocols
+	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(true)
+	return &Server{&http.Server{
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.ProtoMajor == 1 {
+				if state, ok := r.Context().Value(tlsKey{}).(*tls.ConnectionState); ok {
+					r.TLS = state
+				}
+				if len(r.TransferEncoding) > 0 { // strictConn has lost count
+					w.Header().Set("Connection", "close")
+				}
+			}
+			h.ServeHTTP(w, r)
+		}),
+		Protocols:         &protocols,
+		ReadHeaderTimeout: headerWithin,
+		IdleTimeout:       idleFor,
+		MaxHeaderBytes:    requestHead,
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: streams, MaxReceiveBufferPerConnection: 4 << 20, MaxReceiveBufferPerStream: 1 << 20},
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			if s, ok := c.(*strictConn); ok {
+				if t, ok := s.Conn.(*tls.Conn); ok {
+					state := t.ConnectionState()
+					ctx = context.WithValue(ctx, tlsKey{}, &state)
+				}
+			}
+			return ctx
+		},
+	}}
+}
+
+// Serve serves the connections of l, with TLS where config is not nil, until Shutdown or Close; it
+// returns http.ErrServerClosed then.
+func (s *Server) Serve(l net.Listener, config *tls.Config) error {
+	if config == nil {
+		return s.http.Serve(strictListener{l})
+	}
+	config = config.Clone()
+	if len(config.NextProtos) == 0 {
+		config.NextProtos = []string{"h2", "http/1.1"}
+	}
+	if config.MinVersion == 0 {
+		config.MinVersion = tls.VersionTLS12
+	}
+	return s.http.Serve(newTLSListener(l, config))
+}
+
+// Shutdown takes no more connections and waits for requests to end; WebSockets are not waited for.
+func (s *Server) Shutdown(ctx context.Context) error { return s.http.Shutdown(ctx) }
+
+// Close ends all connections but WebSockets.
+func (s *Server) Close() error { return s.http.Close() }
+
+type strictListener struct{ net.Listener }
+
+func (l strictListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return newStrictConn(c), nil
+}
+
+// tlsListener does the handshakes, because what to do with a connection depends on their outcome:
+// net/http knows HTTP/2 by the type of the connection, and HTTP/1 goes through a strictConn.
+type tlsListener struct {
+	net.Listener
+	config  *tls.Config
+	ready   chan net.Conn
+	places  chan struct{} // handshakes under way
+	stop    chan struct{}
+	once    sync.Once
+	failure error // once stop is closed
+}
+
+func newTLSListener(l net.Listener, config *tls.Config) *tlsListener {
+	t := &tlsListener{Listener: l, config: config, ready: make(chan net.Conn), places: make(chan struct{}, mostHandshakes), stop: make(chan struct{})}
+	go t.accept()
+	return t
+}
+
+func (l *tlsListener) accept() {
+	for {
+		c, err := l.Listener.Accept()
+		if err != nil {
+			if errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.ECONNABORTED) {
+				if l.rest() {
+					continue
+				}
+			}
+			l.end(err)
+			return
+		}
+		select {
+		case l.places <- struct{}{}:
+			go l.handshake(c)
+		case <-l.stop:
+			c.Close()
+			return
+		}
+	}
+}
+
+// rest waits for files to become free; false says that the listener has been closed.
+func (l *tlsListener) rest() bool {
+	t := time.NewTimer(acceptRest)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-l.stop:
+		return false
+	}
+}
+
+func (l *tlsListener) handshake(c net.Conn) {
+	ctx, cancel := context.WithTimeout(context.Background(), handshakeWithin)
+	defer cancel()
+	t := tls.Server(c, l.config)
+	err := t.HandshakeContext(ctx)
+	<-l.places
+	if err != nil {
+		c.Close()
+		return
+	}
+	var ready net.Conn = t
+	if t.ConnectionState().NegotiatedProtocol != "h2" {
+		ready = newStrictConn(t)
+	}
+	select {
+	case l.ready <- ready:
+	case <-l.stop:
+		c.Close()
+	}
+}
+
+func (l *tlsListener) end(err error) {
+	l.once.Do(func() {
+		l.failure = err
+		close(l.stop)
+	})
+}
+
+func (l *tlsListener) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.ready:
+		return c, nil
+	case <-l.stop:
+		return nil, l.failure
+	}
+}
+
+func (l *tlsListener) Close() error {
+	err := l.Listener.Close()
+	l.end(net.ErrClosed)
+	return err
+}
