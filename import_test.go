@@ -42,7 +42,9 @@ var mayImport = map[string][]string{
 	"internal/agent/activity": {},
 	"internal/agent/host":     {"", "api", "internal/asuser", "internal/agent/activity", "internal/agent/initd"},
 	"internal/agent/initd":    {"", "api", "internal/asuser"},
-	"internal/gateway":        {"", "api", "internal/provider", "internal/webdoor"},
+	"internal/gateway":        {"", "api", "internal/provider", "internal/webdoor", "internal/webtls"},
+	"internal/webtls":         {"", "api"},
+	"internal/webdoor":       {"", "api"},
 	"internal/cli":            {"", "api", "client", "internal/suggest"},
 
 	"internal/control":   {"", "api", "internal/asuser", "internal/auth", "internal/config", "internal/plan", "internal/store", "internal/suggest", "internal/usage"},
