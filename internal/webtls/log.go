@@ -1,0 +1,63 @@
+package webtls
+
+import (
+	"context"
+	"log/slog"
+	"slices"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+)
+
+// zapTo makes a logger of the ACME library's kind that writes to ours. What the library reports as going on
+// is of interest only when somebody looks for a fault.
+func zapTo(log *slog.Logger) *zap.Logger { return zap.New(bridge{log: log}) }
+
+type bridge struct {
+	log    *slog.Logger
+	fields []zapcore.Field
+}
+
+func level(l zapcore.Level) slog.Level {
+	switch {
+	case l >= zapcore.ErrorLevel:
+		return slog.LevelWarn // what it comes to is said as an error by acme.event
+	case l >= zapcore.WarnLevel:
+		return slog.LevelInfo
+	}
+	return slog.LevelDebug
+}
+
+func (b bridge) Enabled(l zapcore.Level) bool { return b.log.Enabled(context.Background(), level(l)) }
+
+func (b bridge) With(fields []zapcore.Field) zapcore.Core {
+	return bridge{b.log, slices.Concat(b.fields, fields)}
+}
+
+func (b bridge) Check(e zapcore.Entry, c *zapcore.CheckedEntry) *zapcore.CheckedEntry {
+	if b.Enabled(e.Level) {
+		return c.AddCore(e, b)
+	}
+	return c
+}
+
+func (b bridge) Write(e zapcore.Entry, fields []zapcore.Field) error {
+	values := zapcore.NewMapObjectEncoder()
+	for _, f := range slices.Concat(b.fields, fields) {
+		f.AddTo(values)
+	}
+	var attrs []slog.Attr
+	for key, value := range values.Fields {
+		attrs = append(attrs, slog.Any(key, value))
+	}
+	slices.SortFunc(attrs, func(x, y slog.Attr) int {
+		if x.Key < y.Key {
+			return -1
+		}
+		return 1
+	})
+	b.log.LogAttrs(context.Background(), level(e.Level), "acme: "+e.Message, attrs...)
+	return nil
+}
+
+func (bridge) Sync() error { return nil }
