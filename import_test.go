@@ -44,7 +44,7 @@ var mayImport = map[string][]string{
 	"internal/agent/initd":    {"", "api", "internal/asuser"},
 	"internal/gateway":        {"", "api", "internal/provider", "internal/webdoor", "internal/webtls"},
 	"internal/webtls":         {"", "api"},
-	"internal/webdoor":       {"", "api"},
+	"internal/webdoor":        {"", "api"},
 	"internal/cli":            {"", "api", "client", "internal/suggest"},
 
 	"internal/control":   {"", "api", "internal/asuser", "internal/auth", "internal/config", "internal/plan", "internal/store", "internal/suggest", "internal/usage"},
