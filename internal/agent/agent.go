@@ -78,8 +78,9 @@ const (
 	refusedAgain = time.Minute
 	maxBatch     = 500
 	maxStarters  = 8
-	firstLook    = time.Second     // from the opening of a session: the user has begun by then
-	lastWord     = 2 * time.Second // for reporting what is left when the agent is told to end
+	appLook      = 100 * time.Millisecond // while an app starts: whether it listens
+	firstLook    = time.Second            // from the opening of a session: the user has begun by then
+	lastWord     = 2 * time.Second        // for reporting what is left when the agent is told to end
 )
 
 // Host is the machine as users' sessions need it: host.Host in a machine, agenttest.Machine in
@@ -89,13 +90,19 @@ type Host interface {
 	HostKey() (string, error)
 	// Trust starts sshd for users with certificates of authority, in the form of authorized_keys.
 	Trust(ctx context.Context, authority string) error
-	// Open makes a session ready for logins, or brings it up to date. An error that is not
+	// Open makes a session ready for logins, or brings it up to date, and has exactly the apps of d run
+	// in it; it does not wait for them. An error that is not
 	// host.ErrAway is for good.
 	Open(ctx context.Context, d api.SessionDirective) error
 	// Close ends everything in a session and returns when nothing of it lives.
 	Close(ctx context.Context, d api.SessionDirective) error
 	// Sessions returns the open sessions, each with what lives in it.
 	Sessions(ctx context.Context) ([]host.Session, error)
+	// Apps returns how the apps of all sessions stand that are not forgotten, and a version of that. It
+	// waits until that is another than seen, or for wait.
+	Apps(ctx context.Context, seen int64, wait time.Duration) ([]host.App, int64, error)
+	// ForgetApps drops apps that have ended.
+	ForgetApps(ctx context.Context, ids []int64) error
 	// Health says whether logins work.
 	Health(ctx context.Context) (dspool.Health, string)
 }
@@ -167,6 +174,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	group.Go(func() error { a.report(ctx); return nil })
 	group.Go(func() error { a.watchHealth(ctx); return nil })
 	group.Go(func() error { a.watchSessions(ctx); return nil })
+	group.Go(func() error { a.watchApps(ctx); return nil })
 	group.Go(func() error { link.keepCertificate(ctx, a.cfg.Host.Trust); return nil })
 	err = group.Wait()
 	a.work.Wait()

@@ -87,7 +87,7 @@ func (a *Agent) post(ctx context.Context, batch []said) {
 		var status *statusError
 		switch {
 		case err == nil:
-			a.seats.heard(batch)
+			a.forgetApps(ctx, a.seats.heard(batch))
 			a.settle(ctx, a.table.heard(batch))
 			return
 		case errors.As(err, &status) && status.aboutContent():

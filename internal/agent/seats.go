@@ -16,6 +16,7 @@ type seats struct {
 	mu      sync.Mutex
 	byID    map[int64]*seat // not settled
 	settled idSet           // so that an old answer never opens them again
+	apps    idSet           // that have ended and are settled, likewise
 	wake    chan struct{}   // the server must hear of something
 	fresh   chan struct{}   // a session has just opened
 }
@@ -35,7 +36,7 @@ type seat struct {
 }
 
 func newSeats() *seats {
-	return &seats{byID: map[int64]*seat{}, settled: idSet{}, wake: make(chan struct{}, 1), fresh: make(chan struct{}, 1)}
+	return &seats{byID: map[int64]*seat{}, settled: idSet{}, apps: idSet{}, wake: make(chan struct{}, 1), fresh: make(chan struct{}, 1)}
 }
 
 // direct takes in directives and returns the seats that need a goroutine. whole says that they
@@ -57,7 +58,7 @@ func (t *seats) direct(list []api.SessionDirective, whole bool) (work []*seat) {
 		if s.want.Close {
 			continue // nothing brings it back
 		}
-		s.want = d
+		s.want = t.withoutSettled(d)
 		work = t.start(s, work)
 	}
 	for id, s := range t.byID {
@@ -124,7 +125,7 @@ func (t *seats) closed(s *seat, failed string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	s.busy = false
-	s.report = api.SessionReport{ID: s.report.ID, State: dspool.SessionClosed, Failed: failed}
+	s.report = api.SessionReport{ID: s.report.ID, State: dspool.SessionClosed, Failed: failed, Apps: t.endedApps(s, failed)}
 	close(s.gone)
 	if s.unlisted {
 		delete(t.byID, s.report.ID)
@@ -203,13 +204,17 @@ func (t *seats) batch(all bool, now time.Time) (out []said) {
 	return out
 }
 
-// heard notes that the server has durably what was said.
-func (t *seats) heard(batch []said) {
+// heard notes that the server has durably what was said, and returns the apps that are settled by it.
+func (t *seats) heard(batch []said) (apps []int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, x := range batch {
 		s := x.seat
-		if s == nil || s.version != x.version {
+		if s == nil {
+			continue
+		}
+		apps = append(apps, t.settleApps(s, x.session.Apps)...)
+		if s.version != x.version {
 			continue
 		}
 		s.dirty = false
@@ -218,6 +223,7 @@ func (t *seats) heard(batch []said) {
 			t.settled.add(s.report.ID)
 		}
 	}
+	return apps
 }
 
 // refused puts off what the server does not take.

@@ -44,8 +44,13 @@ func (a *Agent) trust(ctx context.Context) error {
 func (a *Agent) adoptSessions(ctx context.Context) error {
 	return a.insist(ctx, "list sessions", func() error {
 		list, err := a.cfg.Host.Sessions(ctx)
+		if err != nil {
+			return err
+		}
+		apps, _, err := a.cfg.Host.Apps(ctx, 0, 0)
 		if err == nil {
 			a.seats.adopt(list)
+			a.seats.seenApps(apps)
 		}
 		return err
 	})
@@ -121,6 +126,33 @@ func (a *Agent) watchSessions(ctx context.Context) {
 	}
 }
 
+// watchApps follows how apps stand until ctx is done.
+func (a *Agent) watchApps(ctx context.Context) {
+	seen, wait := int64(0), time.Duration(0)
+	_ = a.insist(ctx, "look at apps", func() error {
+		for {
+			list, version, err := a.cfg.Host.Apps(ctx, seen, wait)
+			if err != nil {
+				return err
+			}
+			seen, wait = version, a.cfg.LookEvery
+			if a.seats.seenApps(list) {
+				wait = min(wait, appLook)
+			}
+		}
+	})
+}
+
+// forgetApps has the machine forget apps whose end the server has.
+func (a *Agent) forgetApps(ctx context.Context, ids []int64) {
+	if len(ids) == 0 {
+		return
+	}
+	a.work.Go(func() {
+		_ = a.insist(ctx, "forget apps", func() error { return a.cfg.Host.ForgetApps(ctx, ids) })
+	})
+}
+
 // awaitLook waits until it is time for a look: at intervals, and soon after a session has
 // opened. It returns false when ctx is done.
 func (a *Agent) awaitLook(ctx context.Context) bool {
@@ -144,6 +176,13 @@ func (noHost) Trust(context.Context, string) error               { return nil }
 func (noHost) Close(context.Context, api.SessionDirective) error { return nil }
 func (noHost) Sessions(context.Context) ([]host.Session, error)  { return nil, nil }
 func (noHost) Health(context.Context) (dspool.Health, string)    { return dspool.Healthy, "" }
+func (noHost) ForgetApps(context.Context, []int64) error         { return nil }
+func (noHost) Apps(ctx context.Context, _ int64, wait time.Duration) ([]host.App, int64, error) {
+	if !sleep(ctx, wait) {
+		return nil, 0, ctx.Err()
+	}
+	return nil, 0, nil
+}
 func (noHost) Open(context.Context, api.SessionDirective) error {
 	return dspool.Errorf(dspool.Unavailable, "the machine takes no sessions")
 }

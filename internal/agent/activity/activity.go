@@ -3,7 +3,9 @@
 //
 // What lives: whatever uses the CPU, terminals with recent input, and every program that is
 // neither an idle shell nor one of the helpers that merely stand by (sshd, ssh-agent, a tmux
-// server). Sleeping is no sign of being done: a program that waits was left to wait.
+// server). Sleeping is no sign of being done: a program that waits was left to wait. Apps are another
+// matter: a Jupyter server and its kernels wait for their user, and a kernel that runs a cell lives
+// even when it sleeps.
 package activity
 
 import (
@@ -40,6 +42,7 @@ type Snapshot struct {
 	At        time.Time
 	Processes []Process
 	Terminals []Terminal
+	Apps      []App
 }
 
 // Verdict is whether anything lives, and why, for people. Cause is the same as long as the
@@ -58,6 +61,10 @@ const (
 
 // Judge looks at a session as it is now; before is how it was at the look before, or zero.
 func Judge(before, now Snapshot) Verdict {
+	// A cell says more than the CPU that it uses, and less often something else.
+	if v := kernelBusy(now); v.Active {
+		return v
+	}
 	if v := busy(before, now); v.Active {
 		return v
 	}
@@ -65,13 +72,17 @@ func Judge(before, now Snapshot) Verdict {
 	for _, p := range now.Processes {
 		byPID[p.PID] = p
 	}
+	apps := ofApps(now, byPID)
 	var lives []Process
 	for _, p := range now.Processes {
-		if !standsBy(p) {
+		if !standsBy(p) && !apps[p.PID] {
 			lives = append(lives, p)
 		}
 	}
 	if len(lives) == 0 {
+		if v := kernelSilent(now, byPID); v.Active {
+			return v
+		}
 		for _, t := range now.Terminals {
 			if now.At.Sub(t.Input) < InputWindow {
 				return Verdict{true, "input on terminal " + t.Name, "input " + t.Name}
@@ -130,7 +141,7 @@ var shells = []string{"bash", "sh", "dash", "zsh", "fish", "ksh", "mksh", "ash",
 
 // standsBy says that a process by itself is no sign of life.
 func standsBy(p Process) bool {
-	return p.Hidden || p.State == 'Z' || p.State == 'X' || slices.Contains(helpers, p.Name) || waitingShell(p)
+	return p.Hidden || p.State == 'Z' || p.State == 'X' || slices.Contains(helpers, p.Name) || waitingShell(p) || isTracker(p)
 }
 
 // waitingShell is a shell that reads commands from its terminal or from its other end, not

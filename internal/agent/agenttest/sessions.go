@@ -23,6 +23,10 @@ type places struct {
 	open      map[int64]*place
 	refuse    func(api.SessionDirective) error
 	ill       string
+
+	apps    map[int64]*fakeApp
+	script  func(api.AppDirective) api.AppReport
+	version int64 // of apps
 }
 
 type place struct {
@@ -40,7 +44,7 @@ func newPlaces() places {
 	if err != nil {
 		panic(err)
 	}
-	return places{signer: signer, open: map[int64]*place{}}
+	return places{signer: signer, open: map[int64]*place{}, apps: map[int64]*fakeApp{}, version: 1}
 }
 
 // Signer is the host key of the machine's sshd: a test may serve with it.
@@ -129,7 +133,7 @@ func (m *Machine) Open(ctx context.Context, d api.SessionDirective) error {
 	} else {
 		m.places.open[d.ID] = &place{directive: d, activity: "nothing runs"}
 	}
-	m.signal()
+	m.wantApps(d)
 	return nil
 }
 
@@ -141,7 +145,7 @@ func (m *Machine) Close(ctx context.Context, d api.SessionDirective) error {
 		return errors.Join(host.ErrAway, err)
 	}
 	delete(m.places.open, d.ID)
-	m.signal()
+	m.dropApps(d.ID)
 	return nil
 }
 

@@ -36,7 +36,10 @@ type Config struct {
 	Port  int    // of sshd; 22 unless set
 	Empty string // directory for sshd's part without rights; /run/sshd unless set
 	Grace time.Duration
-	Log   *slog.Logger
+	// AppGrace is an app's between SIGTERM and SIGKILL; 10 s unless set. AppPatience is how long one
+	// may live without a listener on its port; 5 min unless set.
+	AppGrace, AppPatience time.Duration
+	Log                   *slog.Logger
 }
 
 // Init is the part of initd.Client that sessions need.
@@ -46,6 +49,10 @@ type Init interface {
 	Sessions(ctx context.Context) ([]initd.SessionStatus, error)
 	Serve(ctx context.Context, s initd.Service) error
 	Services(ctx context.Context) ([]initd.ServiceStatus, error)
+	WantApps(ctx context.Context, a initd.Apps) error
+	Apps(ctx context.Context, seen int64, wait time.Duration) ([]initd.AppStatus, int64, error)
+	EndApp(ctx context.Context, e initd.AppEnd) error
+	ForgetApps(ctx context.Context, ids []int64) error
 }
 
 // Session is an open session as the machine sees it.
@@ -69,8 +76,9 @@ type Host struct {
 	log *slog.Logger
 
 	mu      sync.Mutex
-	trusted bool // sshd was started
-	looks   map[int64]*look
+	trusted bool               // sshd was started
+	looks   map[int64]*look    // by session
+	apps    map[int64]*appLook // by app
 }
 
 // look is what was seen of a session last.
@@ -97,20 +105,30 @@ func New(cfg Config) *Host {
 	if cfg.Grace == 0 {
 		cfg.Grace = initd.DefaultGrace
 	}
+	if cfg.AppGrace == 0 {
+		cfg.AppGrace = appGrace
+	}
+	if cfg.AppPatience == 0 {
+		cfg.AppPatience = appPatience
+	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Host{cfg: cfg, log: cfg.Log, looks: map[int64]*look{}}
+	return &Host{cfg: cfg, log: cfg.Log, looks: map[int64]*look{}, apps: map[int64]*appLook{}}
 }
 
-// Open makes a session ready for logins, or brings it up to date. It may be repeated. An error
-// that is not ErrAway says why there can be none, and nothing of it is left but for Close.
+// Open makes a session ready for logins, or brings it up to date, and has init run its apps. It may
+// be repeated. An error that is not ErrAway says why there can be none, and nothing of it is left but
+// for Close. On a machine without sshd only a session with apps can be opened.
 func (h *Host) Open(ctx context.Context, d api.SessionDirective) error {
 	if err := dspool.CheckName("user", d.User); err != nil {
 		return err
 	}
-	if err := h.awaitSSH(ctx); err != nil {
-		return err
+	known := h.knows(d.ID)
+	if h.hasSSH() || len(d.Apps) == 0 && !known {
+		if err := h.awaitSSH(ctx); err != nil {
+			return err
+		}
 	}
 	groups := make([]initd.Group, len(d.Groups))
 	for i, g := range d.Groups {
@@ -123,18 +141,29 @@ func (h *Host) Open(ctx context.Context, d api.SessionDirective) error {
 		return fromInit(err)
 	}
 	h.beginLook(st)
+	if err = h.prepare(d, st); err != nil && !known {
+		return err
+	}
+	// Whatever has become of an open session's home, its apps come and go.
+	return errors.Join(err, h.wantApps(ctx, d))
+}
+
+// prepare makes what a login needs, the right to log in last.
+func (h *Host) prepare(d api.SessionDirective, st initd.SessionStatus) error {
 	if err := h.prepareHome(d); err != nil {
 		return err
 	}
 	if err := h.sudo(d.User, d.Sudo); err != nil {
 		return err
 	}
+	if !h.hasSSH() {
+		return nil
+	}
 	motd := d.Motd
 	if motd != "" && !strings.HasSuffix(motd, "\n") {
 		motd += "\n"
 	}
-	// The principals come last: they let the user in.
-	err = errors.Join(
+	err := errors.Join(
 		h.write("motd/"+d.User, motd),
 		h.write("join/"+d.User, strings.Join(st.Join, "\n")+"\n"),
 	)

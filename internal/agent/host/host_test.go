@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 
@@ -27,6 +28,9 @@ type fakeInit struct {
 	open     map[int64]initd.Session
 	services []initd.ServiceStatus
 	served   []initd.Service
+	wanted   []initd.Apps
+	apps     []initd.AppStatus
+	ends     []initd.AppEnd
 }
 
 func (f *fakeInit) Open(_ context.Context, s initd.Session) (initd.SessionStatus, error) {
@@ -64,6 +68,28 @@ func (f *fakeInit) Serve(_ context.Context, s initd.Service) error {
 func (f *fakeInit) Services(context.Context) ([]initd.ServiceStatus, error) {
 	return f.services, f.fault
 }
+
+func (f *fakeInit) WantApps(_ context.Context, a initd.Apps) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.wanted = append(f.wanted, a)
+	return f.fault
+}
+
+func (f *fakeInit) Apps(context.Context, int64, time.Duration) ([]initd.AppStatus, int64, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.apps, 1, f.fault
+}
+
+func (f *fakeInit) EndApp(_ context.Context, e initd.AppEnd) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.ends = append(f.ends, e)
+	return f.fault
+}
+
+func (f *fakeInit) ForgetApps(context.Context, []int64) error { return f.fault }
 
 type bench struct {
 	*host.Host

@@ -27,12 +27,17 @@ func (h *Host) Sessions(ctx context.Context) ([]Session, error) {
 	if err != nil {
 		return nil, fromInit(err)
 	}
+	apps, _, err := h.cfg.Init.Apps(ctx, 0, 0)
+	if err != nil {
+		return nil, fromInit(err)
+	}
+	bySession := h.jupyterApps(ctx, apps)
 	var out []Session
 	for _, s := range list {
 		if s.Closing {
 			continue
 		}
-		v := h.look(s)
+		v := h.look(s, bySession[s.ID])
 		out = append(out, Session{ID: s.ID, User: s.User, UID: s.UID, Active: v.Active, Activity: v.Reason})
 	}
 	return out, nil
@@ -48,8 +53,16 @@ func (h *Host) beginLook(s initd.SessionStatus) {
 	}
 }
 
-func (h *Host) look(s initd.SessionStatus) activity.Verdict {
+// knows says whether a session was opened before.
+func (h *Host) knows(id int64) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.looks[id] != nil
+}
+
+func (h *Host) look(s initd.SessionStatus, apps []activity.App) activity.Verdict {
 	now := snapshot(s)
+	now.Apps = apps
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	l := h.looks[s.ID]

@@ -66,7 +66,7 @@ func (h *Host) HostKey() (string, error) {
 // Trust has init run sshd, which lets users in with certificates of authority, a public key in
 // the form of authorized_keys. It may be repeated, also with another authority.
 func (h *Host) Trust(ctx context.Context, authority string) error {
-	if _, err := os.Stat(h.cfg.Sshd); err != nil || authority == "" {
+	if !h.hasSSH() || authority == "" {
 		return nil
 	}
 	key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(authority))
@@ -195,9 +195,15 @@ func (h *Host) sshVersion(ctx context.Context) float64 {
 	return v
 }
 
+// hasSSH says whether the image has an sshd.
+func (h *Host) hasSSH() bool {
+	_, err := os.Stat(h.cfg.Sshd)
+	return err == nil
+}
+
 // awaitSSH waits until sshd takes connections.
 func (h *Host) awaitSSH(ctx context.Context) error {
-	if _, err := os.Stat(h.cfg.Sshd); err != nil {
+	if !h.hasSSH() {
 		return dspool.Errorf(dspool.Unavailable, "the machine's image has no sshd").WithHint("add the package openssh-server to the image")
 	}
 	h.mu.Lock()
@@ -220,25 +226,6 @@ func (h *Host) awaitSSH(ctx context.Context) error {
 			return fmt.Errorf("%w: %w", ErrAway, context.Cause(ctx))
 		}
 	}
-}
-
-// listening looks into the kernel's tables, because a connection that says nothing counts
-// against the peer with sshd.
-func listening(port int) bool {
-	suffix := fmt.Sprintf(":%04X", port)
-	for _, file := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
-		text, err := os.ReadFile(file)
-		if err != nil {
-			continue
-		}
-		for line := range strings.Lines(string(text)) {
-			f := strings.Fields(line)
-			if len(f) > 3 && f[3] == "0A" && strings.HasSuffix(f[1], suffix) {
-				return true
-			}
-		}
-	}
-	return false
 }
 
 func (h *Host) sshSaid(ctx context.Context) string {

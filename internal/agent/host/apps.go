@@ -1,0 +1,200 @@
+package host
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+	"unicode"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/dspool/dspool"
+	"github.com/dspool/dspool/api"
+	"github.com/dspool/dspool/internal/agent/initd"
+)
+
+// App is how an app of a session stands.
+type App struct {
+	Session int64
+	api.AppReport
+}
+
+const (
+	// appGrace is between SIGTERM and SIGKILL: a Jupyter server ends its kernels in order.
+	appGrace = 10 * time.Second
+	// appPatience is how long an app may live without a listener on its port.
+	appPatience = 5 * time.Minute
+	// mostWords is how much of an app's last words is told, in bytes.
+	mostWords = 500
+)
+
+// appLook is what was seen of an app last.
+type appLook struct {
+	run   int
+	quiet time.Time // since when nobody listens; zero while somebody does
+	// Of a Jupyter server:
+	answered time.Time // it last said how its kernels are, or was first asked
+	busy     time.Time // since when some kernel is; zero while none is
+}
+
+// wantApps has init run exactly the apps of d in its session.
+func (h *Host) wantApps(ctx context.Context, d api.SessionDirective) error {
+	w := initd.Apps{Session: d.ID, Grace: h.cfg.AppGrace}
+	for _, a := range d.Apps {
+		w.Apps = append(w.Apps, initd.App{
+			ID: a.ID, Name: a.Name, Command: a.Command, Env: a.Env, Dir: a.Dir, Restart: a.Restart, Kernels: a.Kernels, Token: a.Token,
+		})
+	}
+	if err := h.cfg.Init.WantApps(ctx, w); err != nil {
+		return fromInit(err)
+	}
+	return nil
+}
+
+// ForgetApps drops apps that have ended.
+func (h *Host) ForgetApps(ctx context.Context, ids []int64) error {
+	if err := h.cfg.Init.ForgetApps(ctx, ids); err != nil {
+		return fromInit(err)
+	}
+	return nil
+}
+
+// Apps returns how all apps stand that are not forgotten, and the version of what init says of
+// them. It waits until there is another one than seen, or for wait. An app on whose port somebody
+// else listens, or nobody for too long, is ended.
+func (h *Host) Apps(ctx context.Context, seen int64, wait time.Duration) ([]App, int64, error) {
+	list, version, err := h.cfg.Init.Apps(ctx, seen, wait)
+	if err != nil {
+		return nil, 0, fromInit(err)
+	}
+	byPort, err := portsOf(list)
+	if err != nil {
+		return nil, 0, fmt.Errorf("%w: %w", ErrAway, err)
+	}
+	now := time.Now()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	known := map[int64]bool{}
+	var out []App
+	for _, s := range list {
+		known[s.ID] = true
+		report, end := h.judgeApp(s, byPort[s.Port], now)
+		if end != "" {
+			h.log.Warn("an app is ended", "app", s.ID, "name", s.Name, "reason", end)
+			// A failure is no loss: it is seen again.
+			_ = h.cfg.Init.EndApp(ctx, initd.AppEnd{ID: s.ID, Run: s.Run, Reason: end, Grace: h.cfg.AppGrace})
+		}
+		out = append(out, App{s.Session, report})
+	}
+	maps.DeleteFunc(h.apps, func(id int64, _ *appLook) bool { return !known[id] })
+	return out, version, nil
+}
+
+// portsOf reads who listens, if any app runs.
+func portsOf(list []initd.AppStatus) (map[int][]listener, error) {
+	for _, s := range list {
+		if s.State == initd.Running {
+			return listeners()
+		}
+	}
+	return nil, nil
+}
+
+// lookAt returns what is known of an app's run; mu is held.
+func (h *Host) lookAt(s initd.AppStatus, now time.Time) *appLook {
+	l := h.apps[s.ID]
+	if l == nil || l.run != s.Run {
+		l = &appLook{run: s.Run, quiet: now, answered: now}
+		h.apps[s.ID] = l
+	}
+	return l
+}
+
+// judgeApp returns how an app stands, and why it must be ended, if so; mu is held.
+func (h *Host) judgeApp(s initd.AppStatus, list []listener, now time.Time) (r api.AppReport, end string) {
+	r = api.AppReport{ID: s.ID, State: dspool.AppStarting}
+	switch s.State {
+	case initd.Ended:
+		r.State, r.ExitCode, r.Reason = dspool.AppEnded, s.ExitCode, howAppEnded(s)
+		return r, ""
+	case initd.Starting:
+		if s.Run > 0 {
+			r.Reason = howAppEnded(s) + "; it is started again"
+		}
+		return r, ""
+	}
+	l := h.lookAt(s, now)
+	o, _, other := whose(list, s.UID)
+	if o == own {
+		l.quiet = time.Time{}
+		r.State, r.Port = dspool.AppRunning, s.Port
+		return r, ""
+	}
+	if l.quiet.IsZero() {
+		l.quiet = now
+	}
+	switch {
+	case o == foreign:
+		end = fmt.Sprintf("somebody else's process (user id %d) listens on its port %d", other, s.Port)
+	case now.Sub(l.quiet) > h.cfg.AppPatience && o == inside:
+		end = fmt.Sprintf("it listened on port %d of a loopback address only for %s", s.Port, dspool.Duration(h.cfg.AppPatience))
+	case now.Sub(l.quiet) > h.cfg.AppPatience:
+		end = fmt.Sprintf("nothing listened on its port %d for %s", s.Port, dspool.Duration(h.cfg.AppPatience))
+	case o == inside:
+		r.Reason = fmt.Sprintf("it listens on port %d of a loopback address only, where nobody reaches it; it should on 0.0.0.0", s.Port)
+	}
+	if end != "" {
+		r.Reason = end
+	}
+	return r, end
+}
+
+// howAppEnded says it for people, with its last words.
+func howAppEnded(s initd.AppStatus) string {
+	how := ""
+	switch {
+	case s.Fault != "":
+		return s.Fault
+	case s.Reason == initd.Unwanted:
+		how = s.Reason
+	case s.Reason != "":
+		how = s.Reason + saying(s.Said)
+	case s.ExitCode == nil:
+		how = "its end is not known" + saying(s.Said)
+	case s.OOM:
+		how = fmt.Sprintf("out of memory (limit %s)", dspool.FormatBytes(s.Memory)) + saying(s.Said)
+	case s.Signal != 0:
+		name := unix.SignalName(syscall.Signal(s.Signal))
+		if name == "" {
+			name = "signal " + strconv.Itoa(s.Signal)
+		}
+		how = "ended by " + name + saying(s.Said)
+	default:
+		how = fmt.Sprintf("exit code %d", *s.ExitCode) + saying(s.Said)
+	}
+	if s.Stuck > 0 {
+		how += fmt.Sprintf("; the kernel does not end %d of its processes", s.Stuck)
+	}
+	return how
+}
+
+// escapes are the sequences by which programs colour their output.
+var escapes = regexp.MustCompile("\x1b(\\[[0-9;?]*[ -/]*[@-~]|\\][^\x07\x1b]*(\x07|\x1b\\\\)?|[@-_])")
+
+// saying returns the end of an output as it may stand in a sentence.
+func saying(said string) string {
+	said = escapes.ReplaceAllString(strings.ToValidUTF8(said, "?"), "")
+	said = strings.Join(strings.FieldsFunc(said, func(r rune) bool { return unicode.IsSpace(r) || !unicode.IsPrint(r) }), " ")
+	if over := len(said) - mostWords; over > 0 {
+		said = "…" + strings.ToValidUTF8(said[over:], "")
+	}
+	if said == "" {
+		return ""
+	}
+	return ": " + said
+}
