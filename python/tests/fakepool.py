@@ -121,9 +121,10 @@ class FakePool:
         env = {k: fill(v) for k, v in body["env"].items()}
         env = {"HOME": home, "PATH": self.path, "LANG": "C.UTF-8", "SHELL": "/bin/bash", **env}
         log = open(os.path.join(home, "server.log"), "wb")
+        root = ["--allow-root"] if os.getuid() == 0 else []
         with log:
             self.processes[app["id"]] = subprocess.Popen(
-                [fill(a) for a in body["command"]], cwd=home, env=env, stdout=log, stderr=log, start_new_session=True
+                [*(fill(a) for a in body["command"]), *root], cwd=home, env=env, stdout=log, stderr=log, start_new_session=True
             )
         self.say(app["id"], "starting lab-1", estimate="4s")
         self.become(app["id"], "starting")
@@ -131,7 +132,10 @@ class FakePool:
 
     async def _watch(self, app, port):
         until = time.monotonic() + 60
-        while time.monotonic() < until and self.processes.get(app):
+        while time.monotonic() < until and app in self.processes:
+            if (code := self.processes[app].poll()) is not None:
+                self.end(app, "it ended", code)
+                return
             with contextlib.suppress(OSError):
                 _, w = await asyncio.open_connection("127.0.0.1", port)
                 w.close()

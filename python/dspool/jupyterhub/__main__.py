@@ -21,9 +21,9 @@ NEEDED = [
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(prog="python -m dspool.jupyterhub", description="JupyterHub of a dspool.")
+    parser = argparse.ArgumentParser(prog="python -m dspool.jupyterhub", description="JupyterHub of a dspool. Further options are JupyterHub's own.")
     parser.add_argument("--port", type=int, required=True, help="where the hub listens")
-    options = parser.parse_args(argv)
+    options, more = parser.parse_known_args(argv)
     if not 0 < options.port < 65536:
         parser.error(f"there is no port {options.port}")
     missing = [name for name in NEEDED if not os.environ.get(name)]
@@ -37,7 +37,7 @@ def main(argv=None):
     os.chdir(os.environ["HOME"])
     config = os.path.join(os.path.dirname(os.path.abspath(__file__)), "config.py")
     # -P: nothing that lies in the home is imported.
-    os.execv(sys.executable, [sys.executable, "-P", "-m", "jupyterhub", "-f", config])
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "jupyterhub", "-f", config, *more])
 
 
 if __name__ == "__main__":

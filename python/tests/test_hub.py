@@ -1,0 +1,437 @@
+"""The hub of a pool as it runs: the real JupyterHub with the packaged configuration, real notebook servers as local
+processes, configurable-http-proxy as the door. Only the pool's API and portal are stand-ins."""
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+import uuid
+from pathlib import Path
+
+import pytest
+from browser import Browser
+from conftest import until
+from fakepool import TOKEN, FakePool
+from fakeportal import CLIENT, SECRET, FakePortal
+
+PROXY = os.environ.get("DSPOOL_TEST_CHP") or shutil.which("configurable-http-proxy")
+pytestmark = [
+    pytest.mark.skipif(not PROXY, reason="no configurable-http-proxy: name it in DSPOOL_TEST_CHP"),
+    pytest.mark.skipif(not shutil.which("jupyterhub-singleuser"), reason="no jupyterhub-singleuser in PATH"),
+]
+
+
+def free_ports(n):
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(contextlib.closing(socket.socket())) for _ in range(n)]
+        for s in sockets:
+            s.bind(("127.0.0.1", 0))
+        return [s.getsockname()[1] for s in sockets]
+
+
+class World:
+    """A pool with its hub and door. Everything asynchronous runs in a loop of its own thread."""
+
+    def __init__(self, tmp):
+        self.tmp = tmp
+        self.loop = asyncio.new_event_loop()
+        threading.Thread(target=self.loop.run_forever, daemon=True).start()
+        self.hub = self.door = None
+
+    def do(self, coroutine, timeout=150):
+        return asyncio.run_coroutine_threadsafe(asyncio.wait_for(coroutine, timeout), self.loop).result()
+
+    async def begin(self):
+        self.door_port, self.door_api, self.hub_port = free_ports(3)
+        self.url = f"http://hub.localhost:{self.door_port}"
+        self.portal = await FakePortal().listen()
+        self.portal.callback = self.url + "/hub/oauth_callback"
+        self.pool = await FakePool(homes=str(self.tmp / "homes"), path=os.environ["PATH"]).listen()
+        door_log = open(self.tmp / "door.log", "wb")
+        with door_log:
+            self.door = subprocess.Popen(
+                [PROXY, "--ip=127.0.0.1", f"--port={self.door_port}", "--api-ip=127.0.0.1", f"--api-port={self.door_api}", "--host-routing"],
+                env={**os.environ, "CONFIGPROXY_AUTH_TOKEN": "the-proxy-token"},
+                stdout=door_log,
+                stderr=door_log,
+            )
+        await self.start_hub()
+        return self
+
+    async def start_hub(self):
+        home = self.tmp / "hub"
+        home.mkdir(exist_ok=True)
+        env = {k: v for k, v in os.environ.items() if not k.startswith(("DSPOOL", "JUPYTER"))}
+        env |= {
+            "HOME": str(home),
+            "DSPOOL_API_URL": self.pool.url,
+            "DSPOOL_TOKEN": TOKEN,
+            "DSPOOL_POOL": "lab",
+            "DSPOOL_HUB_URL": self.url,
+            "DSPOOL_PORTAL_URL": self.portal.url,
+            "DSPOOL_PROXY_API": f"http://127.0.0.1:{self.door_api}",
+            "CONFIGPROXY_AUTH_TOKEN": "the-proxy-token",
+            "DSPOOL_OAUTH_CLIENT_ID": CLIENT,
+            "DSPOOL_OAUTH_CLIENT_SECRET": SECRET,
+            "JUPYTERHUB_CRYPT_KEY": "ab" * 32,
+            "DSPOOL_HUB_CONNECT_URL": f"http://127.0.0.1:{self.hub_port}",
+            "PYTHONPATH": str(Path(__file__).parent.parent),
+        }
+        more = [
+            # Machines ask the portal through the machine door, which is not here.
+            f"--PortalAuthenticator.token_url={self.portal.url}/oauth/token",
+            f"--PortalAuthenticator.userdata_url={self.portal.url}/oauth/userinfo",
+            "--PortalAuthenticator.auth_refresh_age=1",
+        ]
+        log = open(self.tmp / "hub.log", "ab")
+        with log:
+            self.hub = subprocess.Popen(
+                [sys.executable, "-m", "dspool.jupyterhub", f"--port={self.hub_port}", *more], env=env, stdout=log, stderr=log
+            )
+        browser = Browser()
+        async with asyncio.timeout(60):
+            while True:
+                assert self.hub.poll() is None, self.log()
+                with contextlib.suppress(OSError):
+                    if (await browser.fetch(self.url + "/hub/health")).code == 200:
+                        return
+                await asyncio.sleep(0.1)
+
+    def stop_hub(self, how=signal.SIGTERM):
+        self.hub.send_signal(how)
+        self.hub.wait(30)
+
+    def log(self):
+        return (self.tmp / "hub.log").read_text()[-4000:]
+
+    async def end(self):
+        await self.pool.close()
+        await self.portal.close()
+        for process in (self.hub, self.door):
+            if process and process.poll() is None:
+                process.terminate()
+                process.wait(30)
+
+    # --- what people do
+
+    def browser(self, name):
+        return Browser(name, self.portal.url)
+
+    def lab(self, name):
+        return f"http://{name}.hub.localhost:{self.door_port}/user/{name}/"
+
+    async def into_lab(self, name):
+        """Logs in and is in JupyterLab. Returns the browser and the events of the progress page."""
+        browser = self.browser(name)
+        page = await browser.fetch(self.url + "/")
+        assert "/hub/spawn-pending/" in page.url, (page.url, page.body[-2000:], self.log())
+        events = await browser.events(f"{self.url}/hub/api/users/{name}/server/progress?_xsrf={self.xsrf(browser)}")
+        assert events[-1].get("ready"), (events, self.log(), self.server_log(name))
+        lab = await browser.fetch(self.url + "/hub/spawn-pending/" + name)
+        assert lab.code == 200 and lab.url.startswith(self.lab(name) + "lab"), (lab.code, lab.url)
+        assert b"jupyter-config-data" in lab.body
+        return browser, events
+
+    def xsrf(self, browser):
+        return next(c.value for c in browser.jar if c.name == "_xsrf" and c.path == "/hub/")
+
+    def server_log(self, name):
+        path = self.tmp / "homes" / name / "server.log"
+        return path.read_text()[-3000:] if path.exists() else ""
+
+    def live(self, name):
+        return [a for a in self.pool.apps.values() if a["user"] == name and a["state"] == "running"]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    w = World(tmp_path_factory.mktemp("world"))
+    try:
+        w.do(w.begin())
+        yield w
+    finally:
+        w.do(w.end())
+
+
+def test_from_login_to_lab_with_real_steps(world):
+    async def story():
+        browser, events = await world.into_lab("ada")
+        said = [e["message"] for e in events if "message" in e]
+        assert "Starting lab-1 (about 5 s)" in said and "JupyterLab is there; opening it" in said
+        bar = [e["progress"] for e in events]
+        assert bar == sorted(bar) and bar[-1] == 100
+        root = await browser.api(world.lab("ada") + "api/contents/?content=1")
+        assert root.code == 200 and "server.log" in {f["name"] for f in json.loads(root.body)["content"]}, "it is the home"
+        terminal = await browser.api(world.lab("ada") + "api/terminals", "POST", page=world.lab("ada") + "api")
+        assert terminal.code == 200, terminal.body
+
+    world.do(story())
+
+
+def test_what_the_hub_keeps_is_for_its_account_only(world):
+    for name in ("jupyterhub.sqlite", "jupyterhub_cookie_secret"):
+        assert stat.S_IMODE((world.tmp / "hub" / name).stat().st_mode) == 0o600
+
+
+def test_the_agent_may_ask_with_the_servers_own_token(world):
+    async def story():
+        [app] = world.live("ada") or [None]
+        [asked] = [p for p in world.pool.posts if p["user"] == "ada"]
+        client = Browser()
+        answer = await client.fetch(
+            app["url"] + asked["kernels"] + "/kernels", headers={"Authorization": "token " + asked["token"]}, follow=False
+        )
+        assert answer.code == 200 and json.loads(answer.body) == []
+        assert (await client.fetch(app["url"] + asked["kernels"] + "/kernels", follow=False)).code in (302, 403)
+
+    world.do(story())
+
+
+def test_a_request_without_the_xsrf_token_changes_nothing(world):
+    async def story():
+        browser = world.browser("ada")
+        await browser.fetch(world.url + "/hub/home")
+        lab = world.lab("ada")
+        await browser.fetch(lab + "lab")
+        kernel = await browser.fetch(lab + "api/kernels", "POST", "{}", follow=False, headers={"Sec-Fetch-Mode": "cors"})
+        assert kernel.code == 403
+        stop = await browser.fetch(world.url + "/hub/api/users/ada/server", "DELETE", follow=False, headers={"Sec-Fetch-Mode": "cors"})
+        assert stop.code == 403
+        assert world.live("ada")
+
+    world.do(story())
+
+
+def test_another_user_does_not_get_in(world):
+    async def story():
+        eve = world.browser("eve")
+        await eve.fetch(world.url + "/hub/home")
+        answer = await eve.fetch(world.lab("ada") + "lab")
+        assert answer.code in (403, 404), answer.code
+        assert b"jupyter-config-data" not in answer.body
+
+    world.do(story())
+
+
+def message(kind, content, session):
+    header = {"msg_id": uuid.uuid4().hex, "msg_type": kind, "session": session, "username": "ada", "version": "5.3", "date": "2026-01-01T00:00:00Z"}
+    return json.dumps({"header": header, "parent_header": {}, "metadata": {}, "content": content, "channel": "shell", "buffers": []})
+
+
+def test_output_survives_a_closed_lid(world):
+    async def story():
+        lab, page = world.lab("ada"), world.lab("ada") + "api"
+        browser = world.browser("ada")
+        await browser.fetch(lab + "lab")
+        kernel = json.loads((await browser.api(lab + "api/kernels", "POST", {"name": "python3"}, page)).body)["id"]
+        session = uuid.uuid4().hex
+        channels = f"{lab}api/kernels/{kernel}/channels?session_id={session}"
+        go = world.tmp / "go"
+        code = f"import os, time\nprint('before', flush=True)\nwhile not os.path.exists({str(go)!r}): time.sleep(.05)\nprint('while away')"
+        socket = await browser.websocket(channels)
+        await socket.write_message(message("execute_request", {"code": code, "silent": False, "store_history": True, "allow_stdin": False}, session))
+        await hear(socket, "before")
+        socket.close()
+        await until(lambda: f"Starting buffering for {kernel}" in world.server_log("ada"))
+        go.write_text("")
+        socket = await browser.websocket(channels)
+        await hear(socket, "while away")
+        socket.close()
+
+    world.do(story())
+
+
+async def hear(socket, text):
+    async with asyncio.timeout(30):
+        while True:
+            said = await socket.read_message()
+            assert said is not None, f"closed before {text!r}"
+            said = json.loads(said) if isinstance(said, str) else {}
+            if said.get("msg_type") == "stream" and text in said["content"]["text"]:
+                return
+
+
+def test_files_go_up_in_pieces(world):
+    async def story():
+        lab, page = world.lab("ada"), world.lab("ada") + "api"
+        browser = world.browser("ada")
+        await browser.fetch(lab + "lab")
+        for chunk, text in ((1, "one "), (2, "two "), (-1, "three")):
+            body = {"type": "file", "format": "text", "content": text, "chunk": chunk}
+            answer = await browser.api(lab + "api/contents/big.txt", "PUT", body, page)
+            assert answer.code in (200, 201), answer.body
+        assert (world.tmp / "homes/ada/big.txt").read_text() == "one two three"
+
+    world.do(story())
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL], ids=["stopped", "killed"])
+def test_a_hub_that_begins_anew_keeps_the_servers(world, how):
+    async def story():
+        browser = world.browser("ada")
+        await browser.fetch(world.lab("ada") + "lab")
+        [app] = world.live("ada")
+        world.stop_hub(how)
+        during = await browser.fetch(world.lab("ada") + "api/contents/", follow=False)
+        assert during.code == 200, "the notebook server does not need the hub"
+        await world.start_hub()
+        await until(lambda: "ada still running" in world.log().rpartition("Running JupyterHub version")[2])
+        assert (await browser.fetch(world.lab("ada") + "lab")).code == 200
+        assert world.live("ada") == [app]
+        assert (await browser.fetch(world.url + "/hub/spawn")).url.startswith(world.lab("ada")), "the hub knows that it runs"
+
+    world.do(story())
+
+
+def test_a_hub_that_begins_while_the_api_is_away_keeps_the_servers(world):
+    async def story():
+        [app] = world.live("ada")
+        process = world.pool.processes[app["id"]]
+        world.stop_hub()
+        await world.pool.away()
+        await world.start_hub()
+        browser = world.browser("ada")
+        assert (await browser.fetch(world.lab("ada") + "lab")).code == 200
+        await world.pool.back()
+        await until(lambda: "ada still running" in world.log().rpartition("Running JupyterHub version")[2])
+        assert world.live("ada") == [app] and process.poll() is None
+
+    world.do(story())
+
+
+def test_a_start_goes_on_when_the_hub_begins_anew(world):
+    async def story():
+        browser = world.browser("cleo")
+        run, world.pool._run = world.pool._run, lambda app, body: None  # the machine is not there yet
+        page = await browser.fetch(world.url + "/")
+        assert "/hub/spawn-pending/cleo" in page.url
+        await until(lambda: any(a["user"] == "cleo" for a in world.pool.apps.values()))
+        [app] = [a for a in world.pool.apps.values() if a["user"] == "cleo"]
+        await until(lambda: f"GET /apps/{app['id']}/steps" in world.pool.requests)
+        world.stop_hub(signal.SIGKILL)
+        await world.start_hub()
+        world.pool._run = run
+        run(app, [p for p in world.pool.posts if p["user"] == "cleo"][0])
+        await until(lambda: "cleo still running" in world.log(), timeout=60)
+        lab = await browser.fetch(world.url + "/hub/spawn")
+        assert lab.code == 200 and lab.url.startswith(world.lab("cleo")), (lab.code, lab.url, world.log())
+        assert len([p for p in world.pool.posts if p["user"] == "cleo"]) == 1
+
+    world.do(story())
+
+
+def test_logged_out_at_the_portal_is_logged_out_here_and_the_work_goes_on(world):
+    async def story():
+        browser = world.browser("ada")
+        await browser.fetch(world.lab("ada") + "lab")
+        assert (await browser.fetch(world.url + "/hub/home")).code == 200
+        token = next(p["token"] for p in world.pool.posts if p["user"] == "ada")
+        [app] = world.live("ada")
+        world.portal.log_out_everywhere("ada")
+        browser.jar.clear(domain="127.0.0.1")
+
+        async def logged_out():
+            return (await browser.fetch(world.url + "/hub/home")).url.startswith(world.portal.url)
+
+        async with asyncio.timeout(20):
+            while not await logged_out():
+                await asyncio.sleep(0.2)
+        # The browser's token for the notebook server is no longer one.
+        client = Browser()
+        own = await client.fetch(f"http://127.0.0.1:{world.hub_port}/hub/api/user", headers={"Authorization": "token " + token}, follow=False)
+        assert own.code == 200, "the server goes on"
+        assert world.live("ada") == [app]
+        left = subprocess.run(
+            [sys.executable, "-c", "import sqlite3, sys; print(sqlite3.connect(sys.argv[1]).execute("
+             "\"select count(*) from api_tokens join users on users.id = api_tokens.user_id"
+             " where users.name = 'ada' and session_id is not null\").fetchone()[0])", str(world.tmp / "hub/jupyterhub.sqlite")],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert left.stdout.strip() == "0"
+
+    world.do(story())
+
+
+def test_a_portal_that_is_away_logs_nobody_out(world):
+    async def story():
+        browser = world.browser("cleo")
+        await browser.fetch(world.url + "/hub/home")
+        handlers = world.portal.server
+        handlers.stop()
+        await handlers.close_all_connections()
+        await asyncio.sleep(1.1)  # auth_refresh_age
+        assert (await browser.fetch(world.url + "/hub/home", follow=False)).code == 200
+
+    async def back():
+        from tornado.netutil import bind_sockets
+
+        world.portal.server.add_sockets(bind_sockets(world.portal.port, "127.0.0.1"))
+
+    try:
+        world.do(story())
+    finally:
+        world.do(back())
+
+
+def test_a_start_that_fails_shows_why(world):
+    async def story():
+        run = world.pool._run
+        world.pool._run = lambda app, body: world.pool.end(app["id"], "No space left on device", 1)
+        try:
+            browser = world.browser("dan")
+            page = await browser.fetch(world.url + "/")
+            if "/hub/spawn-pending/" in page.url and page.code == 200:
+                events = await browser.events(f"{world.url}/hub/api/users/dan/server/progress?_xsrf={world.xsrf(browser)}")
+                assert events[-1]["failed"] and "No space left on device" in events[-1]["message"], events
+                page = await browser.fetch(page.url)
+            assert b"No space left on device" in page.body, page.body
+        finally:
+            world.pool._run = run
+
+    world.do(story())
+
+
+def test_stop_ends_it(world):
+    async def story():
+        browser = world.browser("cleo")
+        await browser.fetch(world.url + "/hub/home")
+        [app] = world.live("cleo")
+        answer = await browser.api(f"{world.url}/hub/api/users/cleo/server", "DELETE")
+        assert answer.code in (202, 204), answer.body
+        await until(lambda: not world.live("cleo"))
+        assert world.pool.apps[app["id"]]["state"] == "ended"
+
+    world.do(story())
+
+
+def test_administrators_are_who_the_portal_says(world):
+    async def story():
+        world.portal.admins = {"root-like"}
+        boss, ada = world.browser("root-like"), world.browser("ada")
+        await boss.fetch(world.url + "/hub/home")
+        await ada.fetch(world.url + "/hub/home")
+        assert (await boss.fetch(world.url + "/hub/admin")).code == 200
+        assert (await ada.fetch(world.url + "/hub/admin")).code == 403
+
+    world.do(story())
+
+
+@pytest.mark.parametrize("where", ["//evil.example/", "/\\evil.example", "https://evil.example/x", "javascript:alert(1)"])
+def test_no_redirect_leads_elsewhere(world, where):
+    async def story():
+        from urllib.parse import quote
+
+        browser = world.browser("ada")
+        await browser.fetch(world.url + "/hub/home")
+        for path in ("/hub/login?next=", "/hub/oauth_login?next=", "/hub/spawn?next="):
+            answer = await browser.fetch(world.url + path + quote(where, safe=""))
+            assert "evil.example" not in (answer.url.partition("?")[0].split("/")[2]), answer.url
+
+    world.do(story())
