@@ -10,6 +10,7 @@ import (
 	"github.com/dspool/dspool"
 	"github.com/dspool/dspool/images"
 	"github.com/dspool/dspool/internal/image"
+	"github.com/dspool/dspool/python"
 )
 
 // imageStore is the host's image cache as control wants it.
@@ -17,7 +18,7 @@ type imageStore struct {
 	store        *image.Store
 	installation string
 	stateDir     string
-	recipes      string // copies of the recipes inside the binary
+	recipes      string // copies of the recipes inside the binary, and the Python modules that they name
 }
 
 func newImageStore(cache, stateDir, installation string) (*imageStore, error) {
@@ -29,8 +30,10 @@ func newImageStore(cache, stateDir, installation string) (*imageStore, error) {
 	if err := os.RemoveAll(s.recipes); err != nil {
 		return nil, fmt.Errorf("unpack recipes: %w", err)
 	}
-	if err := os.CopyFS(s.recipes, images.FS); err != nil {
-		return nil, fmt.Errorf("unpack recipes: %w", err)
+	for _, fsys := range []fs.FS{images.FS, python.FS} {
+		if err := os.CopyFS(s.recipes, fsys); err != nil {
+			return nil, fmt.Errorf("unpack recipes: %w", err)
+		}
 	}
 	return s, nil
 }
