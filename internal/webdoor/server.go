@@ -69,7 +69,8 @@ func NewServer(h http.Handler, log *slog.Logger) *Server {
 }
 
 // Serve serves the connections of l, with TLS where config is not nil, until Shutdown or Close; it
-// returns http.ErrServerClosed then.
+// returns http.ErrServerClosed then. Connections that are TLS's already are taken as they are, before or
+// after their handshake.
 func (s *Server) Serve(l net.Listener, config *tls.Config) error {
 	if config == nil {
 		return s.http.Serve(strictListener{l})
@@ -155,7 +156,10 @@ func (l *tlsListener) rest() bool {
 func (l *tlsListener) handshake(c net.Conn) {
 	ctx, cancel := context.WithTimeout(context.Background(), handshakeWithin)
 	defer cancel()
-	t := tls.Server(c, l.config)
+	t, ok := c.(*tls.Conn)
+	if !ok {
+		t = tls.Server(c, l.config)
+	}
 	err := t.HandshakeContext(ctx)
 	<-l.places
 	if err != nil {
