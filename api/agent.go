@@ -66,6 +66,7 @@ type AppDirective struct {
 	Env     map[string]string `json:"env,omitempty" doc:"With {port} likewise."`
 	Dir     string            `json:"dir,omitempty" doc:"Where it starts, below the home; the home unless given."`
 	Restart bool              `json:"restart,omitempty" doc:"It is started again whenever it ends."`
+	Stop    bool              `json:"stop,omitempty" doc:"End it, or never start it; either way it is reported ended. Only ID is needed."`
 	// Kernels is the path of a Jupyter server's API (such as "/user/ada/api"), and Token what it lets
 	// in: the agent asks it whether a kernel or a terminal is busy. A Jupyter server and its idle
 	// kernels are otherwise not alive.
