@@ -27,12 +27,9 @@ const (
 	keepExpired = 14 * 24 * time.Hour
 )
 
-// renewAt is the part of a certificate's life that is left when it is renewed, where the authority itself
-// does not say when (RFC 9773).
-var renewAt = certmagic.DefaultRenewalWindowRatio
-
 // acme has certificates of a public authority: the portal's and the hub's are got at once, a user's when
-// somebody first comes to it. They lie in a folder, and are renewed while the old ones are shown.
+// somebody first comes to it. They lie in a folder, and are renewed while the old ones are shown: when the
+// authority says (RFC 9773), else when a third of their life is left.
 type acme struct {
 	domain string
 	config *certmagic.Config
@@ -71,13 +68,12 @@ func openACME(ctx context.Context, w setting, doors []string, o Options) (*acme,
 	})
 	storage := &certmagic.FileStorage{Path: o.Dir}
 	a.config = certmagic.New(a.cache, certmagic.Config{
-		Storage:            storage,
-		OnDemand:           &certmagic.OnDemandConfig{DecisionFunc: a.decide},
-		DefaultServerName:  w.domain,
-		RenewalWindowRatio: renewAt,
-		OnEvent:            a.event,
-		ShouldEmitFunc:     func(event string) bool { return strings.HasPrefix(event, "cert_") },
-		Logger:             logger,
+		Storage:           storage,
+		OnDemand:          &certmagic.OnDemandConfig{DecisionFunc: a.decide},
+		DefaultServerName: w.domain,
+		OnEvent:           a.event,
+		ShouldEmitFunc:    func(event string) bool { return strings.HasPrefix(event, "cert_") },
+		Logger:            logger,
 	})
 	template := certmagic.ACMEIssuer{
 		CA: cmp.Or(w.tls.Directory, certmagic.LetsEncryptProductionCA), Email: w.tls.Email,
@@ -169,7 +165,7 @@ func (a *acme) event(ctx context.Context, event string, data map[string]any) err
 		a.fails[name] = f
 		a.log.Error("no certificate by ACME; the authority must reach a web door at port 443, or 80, of the name", "name", name, "error", f.err, "again", f.again)
 		if end, ok := ctx.Value(giveUp{}).(context.CancelFunc); ok {
-			end() // this library's own tries come sooner
+			end() // the library itself would try again sooner
 		}
 	}
 	return nil
@@ -224,7 +220,16 @@ func (a *acme) certificate(hello *tls.ClientHelloInfo, name string) (*tls.Certif
 	}()
 	select {
 	case r := <-done:
-		return r.cert, r.err
+		if r.err != nil {
+			a.mu.Lock()
+			_, said := a.fails[name]
+			a.mu.Unlock()
+			if !said && !isChallenge(hello) {
+				a.log.Warn("a web door gets no certificate", "name", name, "error", r.err)
+			}
+			return nil, r.err
+		}
+		return r.cert, nil
 	case <-hello.Context().Done():
 		return nil, hello.Context().Err()
 	}

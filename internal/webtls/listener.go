@@ -26,8 +26,8 @@ func (s *Source) Listen(l net.Listener) net.Listener {
 	t := &listener{Listener: l, config: s.Config(), secure: make(chan accepted), plain: make(chan accepted),
 		closed: make(chan struct{}), slots: make(chan struct{}, maxSilent)}
 	server := &http.Server{
-		Handler:           http.HandlerFunc(s.servePlain),
-		ReadHeaderTimeout: plainTimeout, WriteTimeout: plainTimeout, IdleTimeout: plainTimeout, MaxHeaderBytes: 16 << 10,
+		Handler:                      http.HandlerFunc(s.servePlain),
+		DisableGeneralOptionsHandler: true, ReadHeaderTimeout: plainTimeout, WriteTimeout: plainTimeout, IdleTimeout: plainTimeout, MaxHeaderBytes: 16 << 10,
 		ErrorLog: slog.NewLogLogger(s.o.Log.Handler(), slog.LevelDebug),
 	}
 	t.tasks.Go(t.accept)

@@ -9,8 +9,9 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// zapTo makes a logger of the ACME library's kind that writes to ours. What the library reports as going on
-// is of interest only when somebody looks for a fault.
+// zapTo makes a logger of the ACME library's kind that writes to ours, as what is of interest only to
+// somebody who looks for a fault: the library says everything several times, and a failed renewal again
+// with every browser. What it comes to is said by acme itself.
 func zapTo(log *slog.Logger) *zap.Logger { return zap.New(bridge{log: log}) }
 
 type bridge struct {
@@ -18,17 +19,9 @@ type bridge struct {
 	fields []zapcore.Field
 }
 
-func level(l zapcore.Level) slog.Level {
-	switch {
-	case l >= zapcore.ErrorLevel:
-		return slog.LevelWarn // what it comes to is said as an error by acme.event
-	case l >= zapcore.WarnLevel:
-		return slog.LevelInfo
-	}
-	return slog.LevelDebug
+func (b bridge) Enabled(zapcore.Level) bool {
+	return b.log.Enabled(context.Background(), slog.LevelDebug)
 }
-
-func (b bridge) Enabled(l zapcore.Level) bool { return b.log.Enabled(context.Background(), level(l)) }
 
 func (b bridge) With(fields []zapcore.Field) zapcore.Core {
 	return bridge{b.log, slices.Concat(b.fields, fields)}
@@ -56,7 +49,7 @@ func (b bridge) Write(e zapcore.Entry, fields []zapcore.Field) error {
 		}
 		return 1
 	})
-	b.log.LogAttrs(context.Background(), level(e.Level), "acme: "+e.Message, attrs...)
+	b.log.LogAttrs(context.Background(), slog.LevelDebug, "acme: "+e.Message, attrs...)
 	return nil
 }
 
