@@ -49,7 +49,7 @@ func (r *reader) webFields(w *Web) []field {
 			doc:  "PEM file with the whole chain, for the domain, hub.DOMAIN and *.hub.DOMAIN; read again when it changes. With `key`.",
 			read: at("certificate", scalar(r, &w.TLS.Certificate, "certificate of web", r.parsePath))},
 		{key: "key", form: "path", doc: "PEM file; with `certificate`.", read: at("key", scalar(r, &w.TLS.Key, "key of web", r.parsePath))},
-		{key: "acme", doc: "Certificates of a public authority, got and renewed by ACME: it reaches a web door at port 443, or 80, of the domain.", inner: acme,
+		{key: "acme", doc: "Certificates of a public authority, got and renewed by ACME; whoever writes it agrees to the authority's terms. It must reach a web door at port 443, or 80, of the domain. Every user's notebooks have a certificate of their own; Let's Encrypt gives a domain about 50 in a week, so a larger team gives files with *.hub.DOMAIN.", inner: acme,
 			read: at("acme", func(n *yaml.Node) {
 				w.TLS.ACME = true
 				r.mapping(n, "acme", acme)
