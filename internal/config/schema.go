@@ -149,10 +149,6 @@ func (r *reader) usersFields(c *Config) []field {
 			r.refuse(n, "", err)
 			return
 		}
-		if u.Name == dspool.RunsJupyterHub {
-			r.problem(n, "choose another", "user name %s is JupyterHub's own", u.Name)
-			return
-		}
 		if first, twice := r.lines["user "+u.Name]; twice {
 			r.problem(n, fmt.Sprintf("it is already in line %d", first), "user %s is there twice", u.Name)
 			return

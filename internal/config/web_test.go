@@ -211,7 +211,7 @@ func TestOneLineOfBadWebOrLogin(t *testing.T) {
 
 		"a third protocol":  {tiny + "doors: [{listen: ':80', protocol: http, pool: p}]", `"http" is not possible (use ssh, web)`},
 		"the server's port": {tiny + "doors: [{listen: '127.0.0.1:8443', protocol: web, pool: p}]", "a door listens at 127.0.0.1:8443, where the server does"},
-		"a user's name":     {"users: {list: [jupyterhub]}", "user name jupyterhub is JupyterHub's own"},
+		"a user's name":     {"users: {list: [jupyterhub]}", "user name jupyterhub is a system account's"},
 	} {
 		t.Run(claim, func(t *testing.T) {
 			t.Parallel()
