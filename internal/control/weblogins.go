@@ -106,8 +106,24 @@ func (c *Control) WebLoginByID(ctx context.Context, id string) (Browser, error) 
 	return c.browser(ctx, func(tx *store.Tx) (store.TokenRow, error) { return tx.Token(id) })
 }
 
-func (c *Control) browser(ctx context.Context, find func(*store.Tx) (store.TokenRow, error)) (b Browser, err error) {
-	stale := false
+// WebLoginStands is WebLoginByID for a page that only lies open: that is no use of the login.
+func (c *Control) WebLoginStands(ctx context.Context, id string) (Browser, error) {
+	b, _, err := c.browserNow(ctx, func(tx *store.Tx) (store.TokenRow, error) { return tx.Token(id) })
+	return b, err
+}
+
+func (c *Control) browser(ctx context.Context, find func(*store.Tx) (store.TokenRow, error)) (Browser, error) {
+	b, stale, err := c.browserNow(ctx, find)
+	if err == nil && stale { // as with tokens
+		if err := c.write(ctx, func(w *work) error { return w.TouchToken(b.ID, w.Now()) }); err != nil {
+			c.Log.Warn("note use of web login", "login", b.ID, "err", err)
+		}
+	}
+	return b, err
+}
+
+// browserNow also says whether it is time to note the login's use.
+func (c *Control) browserNow(ctx context.Context, find func(*store.Tx) (store.TokenRow, error)) (b Browser, stale bool, err error) {
 	err = c.Store.Read(ctx, func(tx *store.Tx) error {
 		t, err := find(tx)
 		if dspool.ErrorCode(err) == dspool.NotFound || err == nil && t.Kind != store.TokenWeb {
@@ -128,14 +144,9 @@ func (c *Control) browser(ctx context.Context, find func(*store.Tx) (store.Token
 		return nil
 	})
 	if err != nil {
-		return Browser{}, err
+		return Browser{}, false, err
 	}
-	if stale { // as with tokens
-		if err := c.write(ctx, func(w *work) error { return w.TouchToken(b.ID, w.Now()) }); err != nil {
-			c.Log.Warn("note use of web login", "login", b.ID, "err", err)
-		}
-	}
-	return b, nil
+	return b, stale, nil
 }
 
 // GatewayWebLogin says whose a portal cookie is.
