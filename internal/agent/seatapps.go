@@ -7,20 +7,43 @@ import (
 	"github.com/dspool/dspool"
 	"github.com/dspool/dspool/api"
 	"github.com/dspool/dspool/internal/agent/host"
+	"github.com/dspool/dspool/internal/agent/initd"
 )
 
-// withoutSettled returns d without apps whose end the server has: an old answer starts none again.
-// mu is held.
-func (t *seats) withoutSettled(d api.SessionDirective) api.SessionDirective {
-	d.Apps = slices.DeleteFunc(slices.Clone(d.Apps), func(a api.AppDirective) bool { return t.apps.has(a.ID) })
-	if len(d.Apps) == 0 {
-		d.Apps = nil
+// wantedApps returns d with the apps that are to run, and those that are to end. Of those whose end
+// the server has it names none: an old answer starts none again. mu is held.
+func (t *seats) wantedApps(d api.SessionDirective) (api.SessionDirective, []int64) {
+	var run []api.AppDirective
+	var stops []int64
+	for _, a := range d.Apps {
+		switch {
+		case t.apps.has(a.ID):
+		case a.Stop:
+			stops = append(stops, a.ID)
+		default:
+			run = append(run, a)
+		}
 	}
-	return d
+	d.Apps = run
+	return d, stops
 }
 
-// seenApps takes in how all apps stand. It returns whether any is starting, which is looked at more often.
-func (t *seats) seenApps(list []host.App) (starting bool) {
+// appsChanged notes that what is seen of apps from now on is another; mu is held.
+func (t *seats) appsChanged(s *seat) {
+	t.changes++
+	s.changed = t.changes
+}
+
+// lookAtApps returns what seenApps needs to know of the moment before the look.
+func (t *seats) lookAtApps() (changes int64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.changes
+}
+
+// seenApps takes in how all apps stand since lookAtApps. It returns whether any is starting, which is
+// looked at more often.
+func (t *seats) seenApps(list []host.App, changes int64) (starting bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	bySession := map[int64][]api.AppReport{}
@@ -32,14 +55,30 @@ func (t *seats) seenApps(list []host.App) (starting bool) {
 		starting = starting || a.State == dspool.AppStarting
 	}
 	for id, s := range t.byID {
-		apps := bySession[id]
-		if s.report.State != dspool.SessionOpen || reflect.DeepEqual(s.report.Apps, apps) {
+		if s.report.State != dspool.SessionOpen {
+			continue
+		}
+		apps := append(bySession[id], t.neverBegun(s, bySession[id], changes)...)
+		if reflect.DeepEqual(s.report.Apps, apps) {
 			continue
 		}
 		s.report.Apps = apps
 		t.tell(s)
 	}
 	return starting
+}
+
+// neverBegun are apps of s that were stopped before the machine began them; mu is held.
+func (t *seats) neverBegun(s *seat, seen []api.AppReport, changes int64) (out []api.AppReport) {
+	if s.changed > changes || s.have == nil || !reflect.DeepEqual(*s.have, s.want) {
+		return nil // one may be about to be started
+	}
+	for _, id := range s.stops {
+		if !t.apps.has(id) && !slices.ContainsFunc(seen, func(a api.AppReport) bool { return a.ID == id }) {
+			out = append(out, api.AppReport{ID: id, State: dspool.AppEnded, Reason: initd.Unwanted})
+		}
+	}
+	return out
 }
 
 // settleApps drops the apps of s whose end the server has by now, and returns them; mu is held.
@@ -57,9 +96,9 @@ func (t *seats) settleApps(s *seat, told []api.AppReport) (ids []int64) {
 		if len(s.report.Apps) == 0 {
 			s.report.Apps = nil
 		}
-		s.want = t.withoutSettled(s.want)
+		s.want, _ = t.wantedApps(s.want)
 		if s.have != nil {
-			have := t.withoutSettled(*s.have)
+			have, _ := t.wantedApps(*s.have)
 			s.have = &have
 		}
 	}
@@ -82,13 +121,18 @@ func (t *seats) endedApps(s *seat, failed string) []api.AppReport {
 			apps[i] = api.AppReport{ID: a.ID, State: dspool.AppEnded, Reason: reason}
 		}
 	}
-	directed := s.want.Apps
-	if s.have != nil {
-		directed = slices.Concat(directed, s.have.Apps)
+	directed := slices.Clone(s.stops)
+	for _, d := range s.want.Apps {
+		directed = append(directed, d.ID)
 	}
-	for _, d := range directed {
-		if !t.apps.has(d.ID) && !slices.ContainsFunc(apps, func(a api.AppReport) bool { return a.ID == d.ID }) {
-			apps = append(apps, api.AppReport{ID: d.ID, State: dspool.AppEnded, Reason: reason})
+	if s.have != nil {
+		for _, d := range s.have.Apps {
+			directed = append(directed, d.ID)
+		}
+	}
+	for _, id := range directed {
+		if !t.apps.has(id) && !slices.ContainsFunc(apps, func(a api.AppReport) bool { return a.ID == id }) {
+			apps = append(apps, api.AppReport{ID: id, State: dspool.AppEnded, Reason: reason})
 		}
 	}
 	return apps

@@ -17,6 +17,7 @@ type seats struct {
 	byID    map[int64]*seat // not settled
 	settled idSet           // so that an old answer never opens them again
 	apps    idSet           // that have ended and are settled, likewise
+	changes int64           // of what apps are wanted, in all seats together
 	wake    chan struct{}   // the server must hear of something
 	fresh   chan struct{}   // a session has just opened
 }
@@ -26,6 +27,8 @@ type seat struct {
 	want      api.SessionDirective
 	have      *api.SessionDirective // what was last carried out; nil if that is not known
 	busy      bool                  // a goroutine brings have to want
+	stops     []int64               // apps that are to end, or never to start
+	changed   int64                 // seats.changes when want or have last was
 	gone      chan struct{}         // closed when nothing of it is left
 	unlisted  bool                  // the server does not ask for it any more
 	lost      bool                  // it was open, and the machine does not know it
@@ -58,7 +61,8 @@ func (t *seats) direct(list []api.SessionDirective, whole bool) (work []*seat) {
 		if s.want.Close {
 			continue // nothing brings it back
 		}
-		s.want = t.withoutSettled(d)
+		s.want, s.stops = t.wantedApps(d)
+		t.appsChanged(s)
 		work = t.start(s, work)
 	}
 	for id, s := range t.byID {
@@ -101,6 +105,7 @@ func (t *seats) opened(s *seat, want api.SessionDirective) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	s.have, s.lost = &want, false
+	t.appsChanged(s)
 	if s.report.State == "" {
 		s.report.State = dspool.SessionOpen
 		t.tell(s)
@@ -117,6 +122,7 @@ func (t *seats) stays(s *seat, want api.SessionDirective) bool {
 		return false
 	}
 	s.have = &want
+	t.appsChanged(s)
 	return true
 }
 

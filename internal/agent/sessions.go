@@ -50,7 +50,7 @@ func (a *Agent) adoptSessions(ctx context.Context) error {
 		apps, _, err := a.cfg.Host.Apps(ctx, 0, 0)
 		if err == nil {
 			a.seats.adopt(list)
-			a.seats.seenApps(apps)
+			a.seats.seenApps(apps, a.seats.lookAtApps())
 		}
 		return err
 	})
@@ -131,12 +131,13 @@ func (a *Agent) watchApps(ctx context.Context) {
 	seen, wait := int64(0), time.Duration(0)
 	_ = a.insist(ctx, "look at apps", func() error {
 		for {
+			changes := a.seats.lookAtApps()
 			list, version, err := a.cfg.Host.Apps(ctx, seen, wait)
 			if err != nil {
 				return err
 			}
 			seen, wait = version, a.cfg.LookEvery
-			if a.seats.seenApps(list) {
+			if a.seats.seenApps(list, changes) {
 				wait = min(wait, appLook)
 			}
 		}
