@@ -107,7 +107,7 @@ func appStepOf(tx *store.Tx, a store.AppRow) (st api.SessionStep, err error) {
 		st.Message = a.Name + " has ended" + because(a)
 		st.Failed = dspool.Errorf(dspool.Unavailable, "%s", st.Message)
 		if a.Started != nil || a.ExitCode != nil {
-			_ = st.Failed.WithHint("what it said is in ~/.local/state/dspool/%s.log", a.Name)
+			st.Failed = st.Failed.WithHint("what it said is in ~/.local/state/dspool/%s.log", a.Name)
 		}
 	}
 	return st, nil

@@ -71,8 +71,8 @@ func JobDir(user string, id int64) string {
 
 func credOf(uid int) asuser.Cred { return asuser.Cred{UID: uid, GID: uid} }
 
-// homeShares are the shares mounted at /home where people work: at most one of a pool, perhaps several
-// of all.
+// homeShares are the shares that pools where people work mount at /home: at most one of a pool, perhaps
+// several of all.
 func (w *work) homeShares() ([]dspool.Share, error) {
 	shares, err := w.Shares()
 	if err != nil {
@@ -80,7 +80,7 @@ func (w *work) homeShares() ([]dspool.Share, error) {
 	}
 	pools, err := w.Pools()
 	return slices.DeleteFunc(shares, func(s dspool.Share) bool {
-		return s.Mount != dspool.HomeMount || slices.ContainsFunc(pools, func(p dspool.Pool) bool { return p.Runs != "" && slices.Contains(p.Shares, s.Name) })
+		return s.Mount != dspool.HomeMount || !slices.ContainsFunc(pools, func(p dspool.Pool) bool { return p.Runs == "" && slices.Contains(p.Shares, s.Name) })
 	}), err
 }
 

@@ -292,6 +292,26 @@ func TestClose(t *testing.T) {
 			 close 2: nobody was connected and nothing of it lived for 1h`,
 		},
 		{
+			"nor is one whose app has not begun, or runs for ever",
+			with(snapshot(batch(quick), []plan.Machine{box(1)}),
+				open(1, 99*time.Hour, func(s *plan.Session) { s.Awaited = true }),
+				open(2, 99*time.Hour, func(s *plan.Session) { s.Kept = true })),
+			``,
+		},
+		{
+			"but what runs for ever leaves a machine that somebody wants gone, unless somebody is there",
+			with(snapshot(batch(quick), []plan.Machine{box(1, func(m *plan.Machine) { m.Remove, m.Cordoned = "drained by root", true })}),
+				open(1, time.Second, func(s *plan.Session) { s.Kept, s.Active = true, true }),
+				open(2, time.Second, func(s *plan.Session) { s.Kept, s.Connections = true, 1 }),
+				open(3, time.Second, func(s *plan.Session) { s.Awaited = true })),
+			`close 1: its machine is to go; it begins anew on the next`,
+		},
+		{
+			"who waits for an app is seated like who logs in",
+			with(snapshot(batch(), []plan.Machine{box(1)}), guest(1, "ada", 1, func(s *plan.Session) { s.Connections, s.Awaited = 0, true })),
+			`seat 1 on batch-1 (1 cpu, 2 GiB): machine batch-1 has room: place 1 of 4`,
+		},
+		{
 			"a session for which nobody waits is closed, and takes no machine",
 			with(snapshot(batch(), []plan.Machine{box(1)}), guest(1, "ada", 1, func(s *plan.Session) { s.Connections = 0 }), guest(2, "bob", 1, func(s *plan.Session) { s.Connections, s.Pool = 0, "gone" })),
 			`close 1: nobody waits for it any more

@@ -39,6 +39,9 @@ pools:
   batch: {kind: batch, image: UbuntuDSVM, sizes: [small, large], min: 0, max: 4, shares: [home, team], policy: {idle_after: 200ms, start_timeout: 30s}}
 `
 
+// MachineDoor is where machines would find the gateway, which no System has.
+const MachineDoor = "10.80.0.1:8445"
+
 // Options of a System. The zero value is right for most tests.
 type Options struct {
 	Config string                                               // team.yaml; Config unless given
@@ -85,7 +88,7 @@ func New(t testing.TB, o Options) *System {
 	if err := os.WriteFile(s.configFile(), []byte(o.Config), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	s.Provider = fake.New(fake.Config{Boot: s.boot, Script: o.Script})
+	s.Provider = fake.New(fake.Config{Boot: s.boot, Script: o.Script, DoorListen: MachineDoor})
 	t.Cleanup(func() { s.Provider.Close() })
 	s.Start()
 	t.Cleanup(func() { s.Server.Close() })
