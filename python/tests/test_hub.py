@@ -39,8 +39,8 @@ def free_ports(n):
 class World:
     """A pool with its hub and door. Everything asynchronous runs in a loop of its own thread."""
 
-    def __init__(self, tmp):
-        self.tmp = tmp
+    def __init__(self, tmp, scheme="http"):
+        self.tmp, self.scheme = tmp, scheme
         self.loop = asyncio.new_event_loop()
         threading.Thread(target=self.loop.run_forever, daemon=True).start()
         self.hub = self.door = None
@@ -50,14 +50,15 @@ class World:
 
     async def begin(self):
         self.door_port, self.door_api, self.hub_port = free_ports(3)
-        self.url = f"http://hub.localhost:{self.door_port}"
+        self.url = f"{self.scheme}://hub.localhost:{self.door_port}"
         self.portal = await FakePortal().listen()
         self.portal.callback = self.url + "/hub/oauth_callback"
         self.pool = await FakePool(homes=str(self.tmp / "homes"), path=os.environ["PATH"]).listen()
         door_log = open(self.tmp / "door.log", "wb")
         with door_log:
             self.door = subprocess.Popen(
-                [PROXY, "--ip=127.0.0.1", f"--port={self.door_port}", "--api-ip=127.0.0.1", f"--api-port={self.door_api}", "--host-routing"],
+                [PROXY, "--ip=127.0.0.1", f"--port={self.door_port}", "--api-ip=127.0.0.1", f"--api-port={self.door_api}", "--host-routing"]
+                + (["--no-x-forward"] if self.scheme == "https" else []),
                 env={**os.environ, "CONFIGPROXY_AUTH_TOKEN": "the-proxy-token"},
                 stdout=door_log,
                 stderr=door_log,
@@ -125,7 +126,7 @@ class World:
         return Browser(name, self.portal.url)
 
     def lab(self, name):
-        return f"http://{name}.hub.localhost:{self.door_port}/user/{name}/"
+        return f"{self.scheme}://{name}.hub.localhost:{self.door_port}/user/{name}/"
 
     async def into_lab(self, name):
         """Logs in and is in JupyterLab. Returns the browser and the events of the progress page."""
@@ -150,14 +151,37 @@ class World:
         return [a for a in self.pool.apps.values() if a["user"] == name and a["state"] == "running"]
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    w = World(tmp_path_factory.mktemp("world"))
+@contextlib.contextmanager
+def a_world(*args):
+    w = World(*args)
     try:
         w.do(w.begin())
         yield w
     finally:
         w.do(w.end())
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    with a_world(tmp_path_factory.mktemp("world")) as w:
+        yield w
+
+
+def test_over_https_every_login_is_locked_to_its_host(tmp_path):
+    """A notebook's page can set cookies for the hub's whole domain; none of them may be taken for a login."""
+
+    async def story(world):
+        browser, _ = await world.into_lab("ada")
+        assert (await browser.fetch(world.lab("ada") + "api/contents/", follow=False)).code == 200
+        hub = {c.name: c for c in browser.jar if c.domain in ("hub.localhost", "ada.hub.localhost")}
+        assert "__Host-jupyterhub-hub-login" in hub and "__Host-jupyterhub-user-ada" in hub, hub.keys()
+        assert all(c.secure or c.name == "_xsrf" for c in hub.values()), hub
+        # _xsrf is signed for its holder's login: one of another page's making is passed over.
+        assert {n for n in hub if not n.startswith("__Host-")} <= {"_xsrf"}, hub.keys()
+        assert "SameSite" in hub["__Host-jupyterhub-hub-login"]._rest
+
+    with a_world(tmp_path, "https") as w:
+        w.do(story(w))
 
 
 def test_from_login_to_lab_with_real_steps(world):
@@ -238,6 +262,8 @@ def test_output_survives_a_closed_lid(world):
         socket = await browser.websocket(channels)
         await socket.write_message(message("execute_request", {"code": code, "silent": False, "store_history": True, "allow_stdin": False}, session))
         await hear(socket, "before")
+        [connection] = (world.tmp / "homes/ada/.local/share/jupyter/runtime").glob(f"kernel-{kernel}.json")
+        assert json.loads(connection.read_text())["curve_secretkey"], "nobody else on the machine can listen"
         socket.close()
         await until(lambda: f"Starting buffering for {kernel}" in world.server_log("ada"))
         go.write_text("")

@@ -24,7 +24,10 @@ c.JupyterHub.public_url = hub_url + "/"
 c.JupyterHub.subdomain_host = hub_url
 c.JupyterHub.subdomain_hook = subdomain
 c.JupyterHub.cookie_host_prefix_enabled = secure
-c.JupyterHub.cookie_options = {"SameSite": "Lax"}
+c.JupyterHub.tornado_settings = {
+    "cookie_options": {"samesite": "Lax", **({"secure": True} if secure else {})},
+    "slow_spawn_timeout": 0,  # the progress page at once
+}
 if secure:
     lock_state_cookie()
 
@@ -47,7 +50,6 @@ c.JupyterHub.spawner_class = PoolSpawner
 c.JupyterHub.allow_named_servers = False
 c.JupyterHub.concurrent_spawn_limit = 0  # the pool has a queue, which shows people their place
 c.JupyterHub.active_server_limit = 0
-c.JupyterHub.tornado_settings = {"slow_spawn_timeout": 0}  # the progress page at once
 c.Spawner.consecutive_failure_limit = 0
 
 # The portal is the identity provider and decides who has an account.

@@ -44,8 +44,8 @@ class Progress:
         if self._queued:
             most, now_at = MOST_IN_QUEUE, 1 - math.exp(-elapsed / 60)
         elif self._ready_at:
-            left = max(self._ready_at - now, 1)
-            most, now_at = MOST, elapsed / (elapsed + left)
+            left = max(self._ready_at - now, 0)
+            most, now_at = MOST, elapsed / ((elapsed + left) or 1)
         else:
             most, now_at = MOST, 1 - math.exp(-elapsed / 60)
         self._shown = max(self._shown, min(int(most * now_at), MOST))

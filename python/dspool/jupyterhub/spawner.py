@@ -26,6 +26,8 @@ ARGS = [
     "--ServerApp.shutdown_no_activity_timeout=0",
     "--ServerApp.tornado_settings={'ws_ping_interval': 10000, 'ws_ping_timeout': 20000,"
     " 'websocket_max_message_size': 268435456}",
+    # Others on the machine could listen to a kernel's port: what it prints is for its user.
+    "--KernelManager.transport_encryption=auto",
     # How long a logged-out browser is still let in.
     "--HubOAuth.cache_max_age=60",
 ]
@@ -290,9 +292,9 @@ class PoolSpawner(Spawner):
         """Why an app is not running, in a sentence or two."""
         code, reason = app.get("exit_code"), (app.get("reason") or "").strip()
         if code is None:
-            return "JupyterLab did not start: " + (reason or "its session ended") + "."
+            return f"JupyterLab did not start: {(reason or 'its session ended').rstrip('.')}."
         log = f"The log is ~/.local/state/dspool/{self._app_name()}.log on the pool's machines."
-        return f"JupyterLab did not start (exit code {code}). {reason} {log}".replace("  ", " ")
+        return f"JupyterLab did not start (exit code {code}){': ' + reason.rstrip('.') if reason else ''}. {log}"
 
     # --- afterwards
 
