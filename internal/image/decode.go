@@ -256,7 +256,7 @@ func (d *decoder) file(n *yaml.Node) {
 		},
 		"source": func(n *yaml.Node) {
 			if source = n; d.text(n, "source") != "" {
-				f.Content = d.source(n)
+				f.Content = d.source(n, "source")
 			}
 		},
 		"mode": func(n *yaml.Node) {
@@ -282,25 +282,25 @@ func (d *decoder) file(n *yaml.Node) {
 }
 
 // source reads a file beneath the recipe's folder; links out of it are refused.
-func (d *decoder) source(n *yaml.Node) []byte {
+func (d *decoder) source(n *yaml.Node, what string) []byte {
 	root, err := os.OpenRoot(filepath.Dir(d.recipe.Path))
 	if err != nil {
-		d.problem(n, "source: %v", err)
+		d.problem(n, "%s: %v", what, err)
 		return nil
 	}
 	defer root.Close()
 	info, err := root.Stat(n.Value)
 	if err != nil {
-		d.problem(n, "source %s cannot be read from the recipe's folder: %v", dspool.Quote(n.Value), err)
+		d.problem(n, "%s %s cannot be read from the recipe's folder: %v", what, dspool.Quote(n.Value), err)
 		return nil
 	}
 	if !info.Mode().IsRegular() || info.Size() > maxFile {
-		d.problem(n, "source %s is not a file of at most %s", dspool.Quote(n.Value), dspool.FormatBytes(maxFile))
+		d.problem(n, "%s %s is not a file of at most %s", what, dspool.Quote(n.Value), dspool.FormatBytes(maxFile))
 		return nil
 	}
 	content, err := root.ReadFile(n.Value)
 	if err != nil {
-		d.problem(n, "source %s cannot be read: %v", dspool.Quote(n.Value), err)
+		d.problem(n, "%s %s cannot be read: %v", what, dspool.Quote(n.Value), err)
 	}
 	return content
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/url"
 	"os"
 	"path"
 	"path/filepath"
@@ -51,8 +52,11 @@ func (d *decoder) python(n *yaml.Node) {
 			if s == "" {
 				return
 			}
-			if err := checkMirror(s); err != nil {
-				d.problem(n, "index: %s is not the plain address of a package index; for example https://index.example.org/simple (passwords belong into the host's pip.conf)", dspool.Quote(s))
+			if u, err := url.Parse(s); err == nil && u.User != nil {
+				d.problem(n, "index must not hold a password, since recipes are read by many; it belongs into the host's /etc/pip.conf")
+				return
+			} else if checkMirror(s) != nil {
+				d.problem(n, "index %s is not the address of a package index; for example https://index.example.org/simple", dspool.Quote(s))
 				return
 			}
 			p.Index = s
@@ -77,7 +81,7 @@ func (d *decoder) requirements(n *yaml.Node) []Requirement {
 		return nil
 	}
 	before := len(d.loader.problems)
-	text := d.source(n)
+	text := d.source(n, "requirements")
 	if len(d.loader.problems) > before {
 		return nil
 	}

@@ -10,6 +10,10 @@
 // only what it adds, and can be removed in any order. Nobody ever writes to a
 // finished image: machines see it as the read-only lower part of an overlay.
 //
+// Python packages are pinned and hashed in the recipe and installed by the image's own
+// pip into a virtual environment; a recipe with such becomes up to three layers, so that
+// what came over the network once is not fetched again for a change that needs none.
+//
 // Every command of a build runs in its own process, mount, IPC and host name
 // namespaces. Its first process dies with the builder, the kernel then ends the rest
 // and forgets the mounts, so that a cancelled or killed build leaves nothing but a

@@ -140,7 +140,7 @@ func pipError(err error, out *output) error {
 		return dspool.Errorf(dspool.Invalid, "the package index serves other files than the requirements name\n  %s", strings.Join(append([]string{line}, out.after(line, 6)...), "\n  ")).
 			WithHint("use the index that the requirements were made with, or make them again")
 	}
-	if line, ok := out.has("Temporary failure in name resolution", "Name or service not known", "Failed to establish a new connection", "Connection refused",
+	if line, ok := out.has("Could not fetch URL", "Temporary failure in name resolution", "Name or service not known", "Failed to establish a new connection", "Connection refused",
 		"Network is unreachable", "timed out", "Max retries exceeded", "CERTIFICATE_VERIFY_FAILED", "Cannot connect to proxy", "401 Client Error", "403 Client Error",
 		"407 Proxy", "500 Server Error", "502 Server Error", "503 Server Error", "504 Server Error"); ok {
 		return dspool.Errorf(dspool.Unavailable, "Python packages cannot be fetched\n  %s", strings.Join(slices.Compact([]string{line, tail}), "\n  ")).

@@ -21,8 +21,12 @@ export TMPDIR="$venv/.tmp"
 mkdir "$TMPDIR"
 compile=
 if [ -s "$have/requirements.txt" ]; then
-	"$python" "$pip/pip" install --require-hashes --no-deps --only-binary :all: --no-compile --no-cache-dir --no-input \
-		--no-warn-script-location --root-user-action ignore --disable-pip-version-check --progress-bar off -r "$have/requirements.txt"
+	# Only pip's log says why an index did not answer.
+	"$python" "$pip/pip" install --log "$have/log" --require-hashes --no-deps --only-binary :all: --no-compile --no-cache-dir --no-input \
+		--no-warn-script-location --root-user-action ignore --disable-pip-version-check --progress-bar off -r "$have/requirements.txt" || {
+		grep -o 'Could not fetch URL .*' "$have/log" | grep -v '404 Client Error' | sort -u | head -n 3 | sed 's/^/ERROR: /' >&2
+		exit 1
+	}
 	compile=$site
 fi
 if [ -d "$have/modules" ]; then

@@ -1,6 +1,7 @@
 package image
 
 import (
+	"errors"
 	"fmt"
 	"regexp"
 	"slices"
@@ -92,8 +93,11 @@ func parseRequirement(line string) (Requirement, error) {
 	}
 	spec, options, hashed := strings.Cut(line, " --")
 	spec, marker, marked := strings.Cut(spec, ";")
+	if strings.Contains(spec, "://") { // not repeated, since it may hold a password
+		return Requirement{}, errors.New("addresses are not supported: write NAME==VERSION --hash=sha256:…, and index: in the recipe")
+	}
 	m := requirementPattern.FindStringSubmatch(strings.TrimSpace(spec))
-	if m == nil || strings.HasPrefix(m[3], "@") || strings.ContainsAny(m[3], "/:") {
+	if m == nil || strings.ContainsAny(m[3], "/:@") {
 		return Requirement{}, fmt.Errorf("%s is not the name of a package; write NAME==VERSION --hash=sha256:…", dspool.Quote(strings.TrimSpace(spec)))
 	}
 	name := strings.ToLower(namePattern.ReplaceAllString(m[1], "-"))
