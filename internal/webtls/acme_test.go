@@ -70,6 +70,11 @@ func newPebble(t *testing.T, o pebbleOptions) *pebble {
 	return p
 }
 
+var domains atomic.Int64
+
+// newDomain is a name that no other test uses: the library's waiting for one name is of the whole process.
+func newDomain(what string) string { return fmt.Sprintf("%s%d.test", what, domains.Add(1)) }
+
 // issuedBy is now, on a clock that is a little ahead: pebble's certificates begin with the next full second.
 func issuedBy() time.Time { return time.Now().Add(2 * time.Second) }
 
@@ -104,7 +109,7 @@ func portOf(t *testing.T, addr string) int {
 
 func TestACME(t *testing.T) {
 	t.Parallel()
-	const domain = "acme.test"
+	domain := newDomain("acme")
 	s := newServer(t, domain, "ada", "bob")
 	dir := filepath.Join(t.TempDir(), "gateway", "acme")
 	options := webtls.Options{Sign: s.sign, Allow: s.allow, Dir: dir}
@@ -214,7 +219,7 @@ func TestACME(t *testing.T) {
 
 func TestACMERenews(t *testing.T) {
 	t.Parallel()
-	const domain = "renewed.test"
+	domain := newDomain("renewed")
 	s := newServer(t, domain)
 	d := openDoor(t, "127.0.0.1:0", webtls.Options{Sign: s.sign, Allow: s.allow, Dir: t.TempDir()})
 	// So short-lived that it is due at once, by what the authority itself says.
@@ -231,7 +236,7 @@ func TestACMERenews(t *testing.T) {
 
 func TestACMEByHTTP(t *testing.T) {
 	t.Parallel()
-	const domain = "plain.test"
+	domain := newDomain("plain")
 	// A port 80 of its own: loopback has many addresses.
 	address := fmt.Sprintf("127.83.%d.%d", os.Getpid()>>8&0xff, os.Getpid()&0xff|1)
 	s := newServer(t, domain, "ada")
@@ -249,7 +254,7 @@ func TestACMEByHTTP(t *testing.T) {
 
 func TestACMEThatFailsIsNotTriedAgainAtOnce(t *testing.T) {
 	t.Parallel()
-	const domain = "failing.test"
+	domain := newDomain("failing")
 	s := newServer(t, domain, "ada")
 	d := openDoor(t, "127.0.0.1:0", webtls.Options{Sign: s.sign, Allow: s.allow, Dir: t.TempDir()})
 	p := newPebble(t, pebbleOptions{address: "127.0.0.1", tlsPort: 1, httpPort: 1}) // it reaches nothing
