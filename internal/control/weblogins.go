@@ -186,6 +186,11 @@ func (c *Control) EndWebLogins(ctx context.Context, who auth.Subject, why string
 	return c.endWebLogins(ctx, who, why, func(store.TokenRow) bool { return true })
 }
 
+// EndOtherWebLogins ends all but one.
+func (c *Control) EndOtherWebLogins(ctx context.Context, who auth.Subject, keep, why string) error {
+	return c.endWebLogins(ctx, who, why, func(t store.TokenRow) bool { return t.ID != keep })
+}
+
 func (c *Control) endWebLogins(ctx context.Context, who auth.Subject, why string, which func(store.TokenRow) bool) error {
 	return c.write(ctx, func(w *work) error {
 		tokens, err := w.Tokens(who.User)
