@@ -1,12 +1,15 @@
 package main
 
 import (
+	"encoding/json"
 	"log/slog"
+	"os"
 	"os/signal"
 	"path/filepath"
 	"runtime/debug"
 	"syscall"
 
+	"github.com/dspool/dspool"
 	"github.com/dspool/dspool/internal/gateway"
 	"github.com/spf13/cobra"
 )
@@ -15,6 +18,7 @@ import (
 func gatewayCommand() *cobra.Command {
 	o := gateway.Options{Version: buildID()}
 	var verbose bool
+	var held string
 	cmd := &cobra.Command{
 		Use:    "gateway --state-dir DIR",
 		Short:  "Keep the doors through which people come in (started by the server)",
@@ -30,6 +34,9 @@ func gatewayCommand() *cobra.Command {
 			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
 			defer stop()
 			var err error
+			if o.Held, err = heldDoors(held); err != nil {
+				return err
+			}
 			if o.StateDir, err = filepath.Abs(o.StateDir); err != nil {
 				return err
 			}
@@ -40,6 +47,24 @@ func gatewayCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&o.StateDir, "state-dir", stateDir(), "the server's state directory")
+	cmd.Flags().StringVar(&held, "held", "", "doors whose listening sockets are this process's files from 3 on, as JSON")
 	cmd.Flags().BoolVarP(&verbose, "verbose", "v", false, "log more")
 	return cmd
+}
+
+// firstHeld is the number of the first file that a parent hands on beside the standard ones.
+const firstHeld = 3
+
+func heldDoors(text string) (held gateway.Held, err error) {
+	if text == "" {
+		return held, nil
+	}
+	if err := json.Unmarshal([]byte(text), &held.Doors); err != nil {
+		return held, dspool.Errorf(dspool.Invalid, "--held is not a list of doors: %w", err)
+	}
+	for i := range held.Doors {
+		syscall.CloseOnExec(firstHeld + i)
+		held.Files = append(held.Files, os.NewFile(uintptr(firstHeld+i), "door"))
+	}
+	return held, nil
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"log/slog"
 	"os"
@@ -30,9 +31,16 @@ func buildID() string {
 
 // keepGateway sees to it that a gateway of this build keeps the doors, if there are any. It is a process of
 // its own that outlives the server: the next server finds it and lets it be, or, after an
-// upgrade, starts a new one that takes the doors over while old connections finish.
+// upgrade, starts a new one that takes the doors over while old connections finish. This server
+// holds the listening sockets as well, so that a gateway that is killed is missed by nobody who comes
+// before the next has started.
 func keepGateway(ctx context.Context, c *control.Control, stateDir string, log *slog.Logger) {
+	var held gateway.Held
+	defer func() { held.Close() }()
 	for wait := time.Duration(0); ; wait = lookAtGateway {
+		if held.Files != nil {
+			wait = 0
+		}
 		t := time.NewTimer(wait)
 		select {
 		case <-ctx.Done():
@@ -42,22 +50,31 @@ func keepGateway(ctx context.Context, c *control.Control, stateDir string, log *
 		}
 		doors, err := c.Doors(ctx)
 		if err != nil || len(doors.Items) == 0 {
+			held.Close()
+			held = gateway.Held{}
 			continue
 		}
 		now, err := gateway.ReadStatus(ctx, stateDir)
-		if err == nil && now.Version == buildID() {
-			continue
-		}
-		if err := startGateway(ctx, stateDir); err != nil && ctx.Err() == nil {
-			log.Error("start the gateway", "err", err)
-		} else if err == nil {
+		if err != nil || now.Version != buildID() {
+			err = startGateway(ctx, stateDir, held)
+			held.Close()
+			held = gateway.Held{}
+			if err != nil {
+				if ctx.Err() == nil {
+					log.Error("start the gateway", "err", err)
+				}
+				continue
+			}
 			log.Info("started the gateway", "taking over", now.PID != 0, "log", filepath.Join(stateDir, "gateway", "gateway.log"))
+		}
+		if held, err = gateway.Hold(ctx, stateDir); err != nil && ctx.Err() == nil {
+			log.Error("hold the doors' sockets", "err", err)
 		}
 	}
 }
 
-// startGateway starts a gateway and waits until it answers.
-func startGateway(ctx context.Context, stateDir string) error {
+// startGateway starts a gateway, with the listening sockets of one that has died, and waits until it answers.
+func startGateway(ctx context.Context, stateDir string, held gateway.Held) error {
 	dir := filepath.Join(stateDir, "gateway")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
@@ -67,7 +84,15 @@ func startGateway(ctx context.Context, stateDir string) error {
 		return err
 	}
 	defer log.Close()
+	doors, err := json.Marshal(held.Doors)
+	if err != nil {
+		return err
+	}
 	cmd := exec.Command(self(), "gateway", "--state-dir", stateDir)
+	if len(held.Files) > 0 {
+		cmd.Args = append(cmd.Args, "--held", string(doors))
+		cmd.ExtraFiles = held.Files
+	}
 	cmd.Stdout, cmd.Stderr, cmd.Dir = log, log, "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {

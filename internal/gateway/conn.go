@@ -27,6 +27,7 @@ type conn struct {
 	g        *gateway
 	id       string
 	from     string
+	protocol dspool.Protocol
 	doorPool string
 	login    login
 	outer    *ssh.ServerConn
@@ -62,14 +63,18 @@ func (g *gateway) serve(ctx context.Context, c net.Conn, slot *slot, doorPool st
 	defer c.Close()
 	outer, chans, reqs, l := g.handshake(ctx, c, slot)
 	slot.leave()
-	if outer == nil {
-		return
+	if outer != nil {
+		g.attend(ctx, outer, chans, reqs, l, dspool.ProtocolSSH, c.RemoteAddr().String(), doorPool)
 	}
+}
+
+// attend is a connection's life once its person is known.
+func (g *gateway) attend(ctx context.Context, outer *ssh.ServerConn, chans <-chan ssh.NewChannel, reqs <-chan *ssh.Request, l login, protocol dspool.Protocol, from, doorPool string) {
 	// A gateway that stops ends its connections with a word, not by ending their context.
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	co := &conn{
-		g: g, id: strings.ToLower(rand.Text()), from: c.RemoteAddr().String(), doorPool: doorPool, login: l, outer: outer, ctx: ctx, cancel: cancel,
+		g: g, id: strings.ToLower(rand.Text()), from: from, protocol: protocol, doorPool: doorPool, login: l, outer: outer, ctx: ctx, cancel: cancel,
 		placed: make(chan struct{}), stepped: make(chan struct{}), sessions: map[*session]struct{}{},
 	}
 	co.lastInput.Store(time.Now().UnixMilli())
@@ -188,7 +193,7 @@ func (c *conn) reach() (in *inner, err error) {
 func (c *conn) openSession() (api.SessionStep, error) {
 	ask := api.OpenSession{
 		Connection: c.id, User: c.login.identity.User, Pool: c.login.pool, DoorPool: c.doorPool,
-		Protocol: dspool.ProtocolSSH, From: c.from, Auth: c.login.identity.Auth,
+		Protocol: c.protocol, From: c.from, Auth: c.login.identity.Auth,
 	}
 	last, err := patiently(c.ctx, func() (api.SessionStep, error) {
 		s, err := c.g.server.OpenSession(c.ctx, ask, c.progress)

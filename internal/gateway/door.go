@@ -22,6 +22,7 @@ type doors struct {
 	wanted []dspool.Door
 	again  *time.Timer
 	closed bool
+	news   chan struct{} // closed and replaced when other sockets are open
 
 	accepting sync.WaitGroup
 }
@@ -35,7 +36,7 @@ type door struct {
 const tryAgain = 5 * time.Second
 
 func newDoors(g *gateway) *doors {
-	return &doors{g: g, open: map[string]*door{}, failed: map[string]error{}}
+	return &doors{g: g, open: map[string]*door{}, failed: map[string]error{}, news: make(chan struct{})}
 }
 
 // set opens and closes doors until they are the wanted ones; connections through a closed one go on.
@@ -49,13 +50,16 @@ func (d *doors) set(wanted []dspool.Door) {
 	d.failed = map[string]error{}
 	keep := map[string]bool{}
 	for _, w := range wanted {
-		if w.Protocol != dspool.ProtocolSSH {
+		if w.Protocol != dspool.ProtocolSSH && w.Protocol != dspool.ProtocolWeb && w.Protocol != protocolMachine {
 			continue
 		}
 		keep[w.Listen] = true
-		if o := d.open[w.Listen]; o != nil {
+		if o := d.open[w.Listen]; o != nil && o.wanted.Protocol == w.Protocol {
 			o.wanted = w
 			continue
+		} else if o != nil {
+			o.listener.Close() // it speaks another protocol from now on
+			delete(d.open, w.Listen)
 		}
 		config := net.ListenConfig{KeepAliveConfig: outerKeepAlive}
 		l, err := config.Listen(d.g.ctx, "tcp", w.Listen)
@@ -70,6 +74,7 @@ func (d *doors) set(wanted []dspool.Door) {
 		if !keep[listen] {
 			o.listener.Close()
 			delete(d.open, listen)
+			d.changed()
 			d.g.Log.Info("door closed", "listen", listen)
 		}
 	}
@@ -90,8 +95,28 @@ func (d *doors) set(wanted []dspool.Door) {
 func (d *doors) start(l *net.TCPListener, w dspool.Door) {
 	o := &door{listener: l, wanted: w}
 	d.open[w.Listen] = o
-	d.g.Log.Info("door open", "listen", w.Listen, "address", l.Addr().String(), "pool", w.Pool)
-	d.accepting.Go(func() { d.accept(o) })
+	d.g.Log.Info("door open", "listen", w.Listen, "address", l.Addr().String(), "protocol", w.Protocol, "pool", w.Pool)
+	if w.Protocol == dspool.ProtocolSSH {
+		d.accepting.Go(func() { d.accept(o) })
+	} else {
+		d.accepting.Go(func() { d.g.web.accept(l, w) })
+	}
+	d.changed()
+}
+
+// protocolMachine is that of the machine door, which is kept like the others and is none of people's.
+const protocolMachine dspool.Protocol = "machine"
+
+// changed tells those who hold the listening sockets that there are others; d.mu is held.
+func (d *doors) changed() {
+	close(d.news)
+	d.news = make(chan struct{})
+}
+
+func (d *doors) nextChange() <-chan struct{} {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.news
 }
 
 func (d *doors) accept(o *door) {

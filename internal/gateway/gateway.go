@@ -28,6 +28,7 @@ type Options struct {
 	Version  string // told on the control socket
 	Log      *slog.Logger
 	Limits   Limits
+	Held     Held // listening sockets of a gateway that has died
 }
 
 // Limits bound what people can take, most of all those who have not logged in. Zero means the default.
@@ -56,6 +57,7 @@ type gateway struct {
 	spares  *spares
 	reports *reports
 	doors   *doors
+	web     *web
 	ctx     context.Context // ends when everything must
 
 	mu       sync.Mutex
@@ -65,6 +67,7 @@ type gateway struct {
 	empty    chan struct{}
 	latest   api.GatewayDirectives
 	serving  sync.WaitGroup
+	holders  atomic.Int64  // of the listening sockets, beside this process
 	finished chan struct{} // closed when handed over and nobody is left
 }
 
@@ -94,9 +97,12 @@ func Run(ctx context.Context, o Options) error {
 	g.spares = newSpares(g)
 	g.doors = newDoors(g)
 
-	inherited, err := takeOver(ctx, dir, g)
+	inherited, err := takeOver(ctx, dir, g, o.Held)
 	if err != nil {
 		return err
+	}
+	if g.web, err = newWeb(g, dir, inherited.Routes); err != nil {
+		return errors.Join(err, inherited.drop())
 	}
 	control, err := g.listenControl(dir)
 	if err != nil {
@@ -114,6 +120,7 @@ func Run(ctx context.Context, o Options) error {
 	}
 	g.doors.close()
 	control.Close()
+	g.web.stop()
 	for _, c := range g.all() {
 		go c.end("the gateway stops")
 	}
@@ -153,8 +160,9 @@ func (g *gateway) apply(d api.GatewayDirectives) {
 	}
 	g.trust.Store(t)
 	g.keys.certify(d.Trust.HostCert)
+	g.web.apply(d.Web, d.Doors)
 	if !handed {
-		g.doors.set(d.Doors)
+		g.doors.set(withMachineDoor(d))
 	}
 	for _, c := range g.all() {
 		if why := t.revokes(c.login.cert, c.login.key); why != "" {
@@ -213,6 +221,7 @@ func (g *gateway) remove(c *conn) {
 // leaveOnceEmpty ends the gateway when the connections that it still serves are finished.
 func (g *gateway) leaveOnceEmpty() {
 	g.doors.close()
+	g.web.leave()
 	go func() {
 		g.serving.Wait()
 		close(g.finished)

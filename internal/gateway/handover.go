@@ -3,9 +3,11 @@ package gateway
 import (
 	"bufio"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"os"
@@ -22,10 +24,14 @@ import (
 //	{"command":"status"}   answers with a Status
 //	{"command":"handover"} answers with one byte that carries the listening sockets, then a handover;
 //	                       after the other's {"command":"done"} the doors are the other's
+//	{"command":"hold"}     answers with the listening sockets likewise, again whenever there are others, until
+//	                       this gateway ends: the server holds them, so that whoever comes while no gateway
+//	                       lives waits for the next one instead of being refused
 const (
 	controlSocket   = "control.sock"
 	controlPatience = 10 * time.Second
 	mostDoors       = 128
+	mostHandover    = 64 << 20 // bytes
 )
 
 // Status is what a gateway says about itself.
@@ -34,6 +40,7 @@ type Status struct {
 	PID         int          `json:"pid"`
 	Connections int          `json:"connections"`
 	Handed      bool         `json:"handed,omitempty"` // another gateway has its doors; it leaves with its last connection
+	Held        int          `json:"held"`             // who hold its listening sockets as well
 	Doors       []DoorStatus `json:"doors,omitempty"`
 }
 
@@ -44,6 +51,7 @@ type command struct {
 type handover struct {
 	Doors      []dspool.Door         `json:"doors"`
 	Directives api.GatewayDirectives `json:"directives"`
+	Routes     json.RawMessage       `json:"routes,omitempty"` // of the web door
 }
 
 // ReadStatus asks the gateway of a state directory how it stands.
@@ -80,13 +88,16 @@ type inheritance struct {
 	handover
 }
 
-// takeOver asks a gateway that already runs for its doors.
-func takeOver(ctx context.Context, dir string, g *gateway) (*inheritance, error) {
+// takeOver asks a gateway that already runs for its doors; without one, held are the listening sockets of
+// the last.
+func takeOver(ctx context.Context, dir string, g *gateway, held Held) (*inheritance, error) {
 	h := &inheritance{g: g}
 	c, err := dialControl(ctx, dir)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
+		h.files, h.Doors = held.Files, held.Doors
 		return h, nil
 	}
+	held.Close()
 	if err != nil {
 		return nil, fmt.Errorf("reach the older gateway: %w", err)
 	}
@@ -104,45 +115,67 @@ func (h *inheritance) receive(c *net.UnixConn) error {
 	if err := json.NewEncoder(c).Encode(command{"handover"}); err != nil {
 		return err
 	}
+	var err error
+	h.files, err = receiveSockets(c, &h.handover, func() int { return len(h.Doors) })
+	return err
+}
+
+// receiveSockets reads one byte that carries sockets, and then what they are: JSON behind its length. No
+// byte more is read, since the next may carry sockets again.
+func receiveSockets(c *net.UnixConn, what any, doors func() int) (files []*os.File, err error) {
 	mark, oob := make([]byte, 1), make([]byte, syscall.CmsgSpace(4*mostDoors))
 	n, oobn, _, _, err := c.ReadMsgUnix(mark, oob)
-	if err != nil || n != 1 {
-		return errors.Join(err, errors.New("it sent nothing"))
+	if err == nil && n != 1 {
+		err = io.EOF
+	}
+	if err != nil {
+		return nil, err
 	}
 	messages, err := syscall.ParseSocketControlMessage(oob[:oobn])
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, m := range messages {
 		fds, err := syscall.ParseUnixRights(&m)
 		if err != nil {
-			return err
+			return files, err
 		}
 		for _, fd := range fds {
 			syscall.CloseOnExec(fd)
-			h.files = append(h.files, os.NewFile(uintptr(fd), "door"))
+			files = append(files, os.NewFile(uintptr(fd), "door"))
 		}
 	}
-	if err := json.NewDecoder(c).Decode(&h.handover); err != nil {
-		return err
+	var length uint32
+	if err := binary.Read(c, binary.BigEndian, &length); err != nil {
+		return files, err
 	}
-	if len(h.files) != len(h.Doors) {
-		return fmt.Errorf("it sent %d sockets for %d doors", len(h.files), len(h.Doors))
+	if length > mostHandover {
+		return files, fmt.Errorf("it sent %d bytes", length)
 	}
-	return nil
+	text := make([]byte, length)
+	if _, err := io.ReadFull(c, text); err != nil {
+		return files, err
+	}
+	if err := json.Unmarshal(text, what); err != nil {
+		return files, err
+	}
+	if len(files) != doors() {
+		return files, fmt.Errorf("it sent %d sockets for %d doors", len(files), doors())
+	}
+	return files, nil
 }
 
 // accept opens the doors that were taken over and lets the older gateway go.
 func (h *inheritance) accept() {
-	if h.from == nil {
-		return
-	}
-	defer h.from.Close()
 	for i, f := range h.files {
 		if err := h.g.doors.inherit(f, h.Doors[i]); err != nil {
 			h.g.Log.Error("take a door over", "listen", h.Doors[i].Listen, "err", err)
 		}
 	}
+	if h.from == nil {
+		return
+	}
+	defer h.from.Close()
 	h.Directives.End, h.Directives.Tell = nil, nil // the older one's connections
 	h.g.apply(h.Directives)
 	if err := json.NewEncoder(h.from).Encode(command{"done"}); err != nil {
@@ -201,13 +234,15 @@ func (g *gateway) control(c *net.UnixConn) error {
 		return json.NewEncoder(c).Encode(g.status())
 	case "handover":
 		return g.handOver(c, in)
+	case "hold":
+		return g.letHold(c)
 	}
 	return fmt.Errorf("unknown command %s", dspool.Quote(ask.Command))
 }
 
 func (g *gateway) status() Status {
 	g.mu.Lock()
-	s := Status{Version: g.Version, PID: os.Getpid(), Connections: len(g.conns), Handed: g.handed}
+	s := Status{Version: g.Version, PID: os.Getpid(), Connections: len(g.conns), Handed: g.handed, Held: int(g.holders.Load())}
 	g.mu.Unlock()
 	s.Doors = g.doors.status()
 	return s
@@ -221,6 +256,39 @@ func (g *gateway) handOver(c *net.UnixConn, in *json.Decoder) error {
 	if handed {
 		return errors.New("the doors are another gateway's already")
 	}
+	// Routes that are set from here on are refused, for JupyterHub to set them at the next gateway.
+	routes, err := g.web.routes.HandOver()
+	if err != nil {
+		return err
+	}
+	taken := false
+	defer func() {
+		if !taken {
+			if err := g.web.routes.TakeBack(); err != nil {
+				g.Log.Error("take the routes back", "err", err)
+			}
+		}
+	}()
+	if err := g.sendSockets(c, func(doors []dspool.Door) any { return handover{doors, latest, routes} }); err != nil {
+		return err
+	}
+	var answer command
+	if err := in.Decode(&answer); err != nil || answer.Command != "done" {
+		return fmt.Errorf("the newer gateway did not take the doors: %w", errors.Join(err, errors.New("no word from it")))
+	}
+	taken = true
+	g.mu.Lock()
+	handed, g.handed = g.handed, true
+	g.mu.Unlock()
+	if !handed {
+		g.Log.Info("doors handed over", "connections", g.status().Connections)
+		g.leaveOnceEmpty()
+	}
+	return nil
+}
+
+// sendSockets sends duplicates of the listening sockets, and what they are.
+func (g *gateway) sendSockets(c *net.UnixConn, what func([]dspool.Door) any) error {
 	files, doors, err := g.doors.files()
 	defer func() {
 		for _, f := range files {
@@ -241,22 +309,45 @@ func (g *gateway) handOver(c *net.UnixConn, in *json.Decoder) error {
 			return err
 		}
 	}
-	if _, _, err := c.WriteMsgUnix([]byte{'+'}, syscall.UnixRights(fds...), nil); err != nil {
+	var rights []byte
+	if len(fds) > 0 {
+		rights = syscall.UnixRights(fds...)
+	}
+	if _, _, err := c.WriteMsgUnix([]byte{'+'}, rights, nil); err != nil {
 		return err
 	}
-	if err := json.NewEncoder(c).Encode(handover{doors, latest}); err != nil {
+	text, err := json.Marshal(what(doors))
+	if err != nil {
 		return err
 	}
-	var answer command
-	if err := in.Decode(&answer); err != nil || answer.Command != "done" {
-		return fmt.Errorf("the newer gateway did not take the doors: %w", errors.Join(err, errors.New("no word from it")))
+	_, err = c.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(text))), text...))
+	return err
+}
+
+// letHold keeps somebody in possession of the listening sockets until this gateway ends.
+func (g *gateway) letHold(c *net.UnixConn) error {
+	gone := make(chan struct{})
+	go func() {
+		defer close(gone)
+		c.SetReadDeadline(time.Time{})
+		_, _ = c.Read(make([]byte, 1))
+	}()
+	for first := true; ; first = false {
+		next := g.doors.nextChange()
+		c.SetWriteDeadline(time.Now().Add(controlPatience))
+		if err := g.sendSockets(c, func(doors []dspool.Door) any { return doors }); err != nil {
+			return err
+		}
+		if first {
+			g.holders.Add(1)
+			defer g.holders.Add(-1)
+		}
+		select {
+		case <-next:
+		case <-gone:
+			return nil
+		case <-g.ctx.Done():
+			return nil
+		}
 	}
-	g.mu.Lock()
-	handed, g.handed = g.handed, true
-	g.mu.Unlock()
-	if !handed {
-		g.Log.Info("doors handed over", "connections", g.status().Connections)
-		g.leaveOnceEmpty()
-	}
-	return nil
 }

@@ -100,7 +100,7 @@ func TestDoorsFollowTheServer(t *testing.T) {
 	w := newWorld(t)
 	cl := w.login("alice")
 	w.server.direct(func(d *api.GatewayDirectives) {
-		d.Doors = []dspool.Door{{Listen: "127.0.0.2:0", Protocol: dspool.ProtocolSSH, Pool: "gpu"}, {Listen: "127.0.0.3:0", Protocol: dspool.ProtocolWeb}}
+		d.Doors = []dspool.Door{{Listen: "127.0.0.2:0", Protocol: dspool.ProtocolSSH, Pool: "gpu"}, {Listen: "127.0.0.3:0", Protocol: dspool.ProtocolTCP}}
 	})
 	w.eventually("the new door is open and the old one closed", func() bool {
 		s, err := gateway.ReadStatus(context.Background(), w.state)
@@ -178,4 +178,66 @@ func TestHostKeys(t *testing.T) {
 		w.eventually("the client trusts the certificate", func() bool { return login() == 0 })
 		w.want(w.ssh("alice", "--", "true"), nil) // who knows the key goes on with it
 	})
+}
+
+// Whoever comes while no gateway lives waits for the next one: the server holds the listening sockets.
+func TestNobodyIsRefusedBetweenTwoGateways(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.server.direct(func(d *api.GatewayDirectives) {
+		d.Doors = append(d.Doors, dspool.Door{Listen: "127.0.0.2:0", Protocol: dspool.ProtocolSSH, Pool: "gpu"})
+	})
+	status := func(cond func(gateway.Status) bool) func() bool {
+		return func() bool {
+			s, err := gateway.ReadStatus(context.Background(), w.state)
+			return err == nil && cond(s)
+		}
+	}
+	w.eventually("both doors are open", status(func(s gateway.Status) bool { return len(s.Doors) == 2 }))
+	type result struct {
+		held gateway.Held
+		err  error
+	}
+	holding := make(chan result, 1)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	go func() {
+		held, err := gateway.Hold(ctx, w.state)
+		holding <- result{held, err}
+	}()
+	w.eventually("the sockets are held", status(func(s gateway.Status) bool { return s.Held == 1 }))
+	ok(t, w.stop())
+	var r result
+	select {
+	case r = <-holding:
+	case <-time.After(waitForIt):
+		t.Fatal("nobody is told that the gateway has ended")
+	}
+	ok(t, r.err)
+	if len(r.held.Files) != 2 || len(r.held.Doors) != 2 {
+		t.Fatalf("held: %+v", r.held)
+	}
+	type attempt struct {
+		client *ssh.Client
+		err    error
+	}
+	came := make(chan attempt, 1)
+	go func() {
+		cl, err := w.client("alice", ssh.PublicKeys(w.signers["alice"]))
+		came <- attempt{cl, err}
+	}()
+	w.held = r.held
+	w.stop = w.run(gateway.Limits{})
+	select {
+	case a := <-came:
+		ok(t, a.err)
+		a.client.Close()
+	case <-time.After(waitForIt):
+		t.Fatal("who came in between waits for ever")
+	}
+	s, err := gateway.ReadStatus(context.Background(), w.state)
+	ok(t, err)
+	if len(s.Doors) != 2 {
+		t.Errorf("doors: %+v", s.Doors)
+	}
 }

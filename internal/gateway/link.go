@@ -26,6 +26,10 @@ type server interface {
 	OpenSession(ctx context.Context, o api.OpenSession, step func(api.SessionStep)) (api.SessionStep, error)
 	Certificate(ctx context.Context, l api.MachineLogin) (api.MachineCertificate, error)
 	Report(ctx context.Context, list []api.ConnectionReport) error
+
+	WebLogin(ctx context.Context, w api.WebLogin) (api.Identity, error)
+	WebCertificate(ctx context.Context, w api.WebCertificate) (api.EnrolResponse, error)
+	WebConnections(ctx context.Context, list []api.WebConnection) error
 }
 
 // errAway says that the server did not answer; asking again may help.
@@ -170,4 +174,27 @@ func patiently[T any](ctx context.Context, ask func() (T, error)) (T, error) {
 			return v, err
 		}
 	}
+}
+
+// WebLogin says who the holder of a portal cookie is; an error with code Unauthenticated for every wrong one.
+func (l *link) WebLogin(ctx context.Context, w api.WebLogin) (id api.Identity, err error) {
+	ctx, cancel := context.WithTimeout(ctx, quickAnswer)
+	defer cancel()
+	err = l.call(ctx, http.MethodPost, "web/login", w, &id)
+	return id, err
+}
+
+// WebCertificate gets a certificate of the server's authority for a web door.
+func (l *link) WebCertificate(ctx context.Context, w api.WebCertificate) (out api.EnrolResponse, err error) {
+	ctx, cancel := context.WithTimeout(ctx, quickAnswer)
+	defer cancel()
+	err = l.call(ctx, http.MethodPost, "web/certificate", w, &out)
+	return out, err
+}
+
+// WebConnections records that browsers have WebSockets to apps.
+func (l *link) WebConnections(ctx context.Context, list []api.WebConnection) error {
+	ctx, cancel := context.WithTimeout(ctx, quickAnswer)
+	defer cancel()
+	return l.call(ctx, http.MethodPost, "web/connections", list, nil)
 }

@@ -25,12 +25,19 @@ type reports struct {
 func newReports(g *gateway) *reports { return &reports{g: g, wake: make(chan struct{}, 1)} }
 
 // ended reports a connection for the last time, at once.
-func (r *reports) ended(c *conn) {
+func (r *reports) ended(c *conn) { r.over(c.report(true)) }
+
+func (r *reports) over(last api.ConnectionReport) {
 	r.mu.Lock()
 	if len(r.gone) < mostEnded {
-		r.gone = append(r.gone, c.report(true))
+		r.gone = append(r.gone, last)
 	}
 	r.mu.Unlock()
+	r.soon()
+}
+
+// soon has the server told at once.
+func (r *reports) soon() {
 	select {
 	case r.wake <- struct{}{}:
 	default:
@@ -49,6 +56,7 @@ func (r *reports) run(ctx context.Context) {
 			for _, c := range r.g.all() {
 				list = append(list, c.report(false))
 			}
+			list = append(list, r.g.web.audit.reports()...)
 		case <-r.wake:
 		}
 		r.send(ctx, list)
@@ -56,6 +64,11 @@ func (r *reports) run(ctx context.Context) {
 }
 
 func (r *reports) send(ctx context.Context, open []api.ConnectionReport) {
+	// What ended must have been known first.
+	if err := r.g.web.audit.tell(ctx); err != nil {
+		r.g.Log.Debug("record connections of browsers", "err", err)
+		return
+	}
 	for ctx.Err() == nil {
 		r.mu.Lock()
 		n := min(len(r.gone), mostReports)

@@ -35,6 +35,7 @@ type world struct {
 	dir     string // of the clients' files
 	log     *syncBuffer
 	stop    func() error
+	held    gateway.Held      // what the next gateway begins with
 	keys    map[string]string // private key files by user
 	signers map[string]ssh.Signer
 }
@@ -88,7 +89,7 @@ func (w *world) run(l gateway.Limits) func() error {
 	done := make(chan error, 1)
 	go func() {
 		done <- gateway.Run(ctx, gateway.Options{
-			StateDir: w.state, Version: "test", Limits: l, Log: slog.New(slog.NewTextHandler(w.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+			StateDir: w.state, Version: "test", Limits: l, Held: w.held, Log: slog.New(slog.NewTextHandler(w.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		})
 	}()
 	var once sync.Once

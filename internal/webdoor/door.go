@@ -43,8 +43,9 @@ type Options struct {
 	ErrorPages fs.FS
 	// DropTargetPath leaves a target's own path out of what is asked for; DropPrefix the route's.
 	DropTargetPath, DropPrefix bool
-	// TrustedProxies are in front of the door: what they say in X-Forwarded-* is passed on.
-	TrustedProxies []netip.Prefix
+	// Trusts says which addresses are proxies in front of the door, whose X-Forwarded-* are passed on;
+	// nil trusts none.
+	Trusts func(netip.Addr) bool
 	// Journal is a file in which routes outlive the process; "" keeps none.
 	Journal string
 	// Inherit is what another door's HandOver returned; it counts before the journal.
@@ -85,7 +86,7 @@ func New(o Options) (*Door, error) {
 		o.ErrorPages = ownPages
 	}
 	d := &Door{Options: o, table: newTable(o.HostRouting)}
-	d.proxy.Trusted = o.TrustedProxies
+	d.proxy.Trusts = o.Trusts
 	if err := d.load(); err != nil {
 		return nil, err
 	}

@@ -98,8 +98,7 @@ func (p *Proxy) origin(r *http.Request) origin {
 }
 
 func (p *Proxy) trusts(a netip.Addr) bool {
-	a = a.Unmap().WithZone("")
-	return slices.ContainsFunc(p.Trusted, func(n netip.Prefix) bool { return n.Contains(a) })
+	return p.Trusts != nil && p.Trusts(a.Unmap().WithZone(""))
 }
 
 // portOf is the port in a Host header, or "".

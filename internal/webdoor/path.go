@@ -100,8 +100,10 @@ func checkRoute(p string) error {
 	if strings.ToValidUTF8(p, "") != p {
 		return refuse("is not UTF-8")
 	}
-	if path.Clean(p) != p {
-		return refuse("has an empty, . or .. element")
+	for element := range strings.SplitSeq(p, "/") {
+		if element == "." || element == ".." {
+			return refuse("has a . or .. element")
+		}
 	}
 	return nil
 }

@@ -16,7 +16,9 @@ import (
 
 // Proxy carries requests to upstreams and answers back. Its zero value is ready.
 type Proxy struct {
-	Trusted []netip.Prefix // proxies in front of this one: what they say in X-Forwarded-* is passed on
+	// Trusts says which addresses are proxies in front of this one: what they say in X-Forwarded-* is
+	// passed on. nil trusts none.
+	Trusts func(netip.Addr) bool
 
 	pool    pool
 	tunnels tunnels

@@ -15,6 +15,7 @@ import (
 	"net/url"
 	"os"
 	"os/signal"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -71,6 +72,10 @@ func run(o options) error {
 	if o.errorPath != "" {
 		options.ErrorPages = os.DirFS(o.errorPath)
 	}
+	var trusted []netip.Prefix
+	options.Trusts = func(a netip.Addr) bool {
+		return slices.ContainsFunc(trusted, func(n netip.Prefix) bool { return n.Contains(a) })
+	}
 	for text := range strings.SplitSeq(o.trustedProxies, ",") {
 		if text == "" {
 			continue
@@ -79,7 +84,7 @@ func run(o options) error {
 		if err != nil {
 			return err
 		}
-		options.TrustedProxies = append(options.TrustedProxies, network)
+		trusted = append(trusted, network)
 	}
 	door, err := webdoor.New(options)
 	if err != nil {
