@@ -8,6 +8,7 @@ import (
 	"github.com/dspool/dspool"
 	"github.com/dspool/dspool/api"
 	"github.com/dspool/dspool/internal/agent/agenttest"
+	"github.com/dspool/dspool/internal/agent/host"
 )
 
 func withApps(d api.SessionDirective, apps ...api.AppDirective) api.SessionDirective {
@@ -62,6 +63,24 @@ func started(m *agenttest.Machine) (ids []int64) {
 	return ids
 }
 
+func appForgotten(t testing.TB, m *agenttest.Machine, id int64) {
+	t.Helper()
+	late := time.After(waitLimit)
+	for {
+		moved := m.Changed()
+		list, _, err := m.Apps(t.Context(), 0, 0)
+		must(t, err)
+		if !slices.ContainsFunc(list, func(a host.App) bool { return a.ID == id }) {
+			return
+		}
+		select {
+		case <-moved:
+		case <-late:
+			t.Fatalf("app %d is not forgotten", id)
+		}
+	}
+}
+
 func running(r api.AppReport) bool { return r.State == dspool.AppRunning }
 
 func TestLifeOfApp(t *testing.T) {
@@ -83,7 +102,7 @@ func TestLifeOfApp(t *testing.T) {
 		if r := s.appEnded(7); r.Reason != "it was stopped" || r.ExitCode == nil {
 			t.Errorf("%+v", r)
 		}
-		s.session(1, "forgotten", func(r api.SessionReport) bool { return len(r.Apps) == 1 && r.Apps[0].ID == 8 })
+		appForgotten(t, m, 7)
 		// An old answer names it once more.
 		s.seat(withApps(d, jupyter, hub, api.AppDirective{ID: 9, Name: "last"}))
 		s.app(1, 9, "there", func(api.AppReport) bool { return true })
@@ -130,18 +149,7 @@ func TestEndOfAppIsReportedUntilTheServerHasIt(t *testing.T) {
 	if r := s.appEnded(7); *r.ExitCode != 3 || r.Reason != "exit code 3: no such luck" {
 		t.Errorf("%+v", r)
 	}
-	late := time.After(waitLimit)
-	for {
-		moved := m.Changed()
-		if list, _, err := m.Apps(t.Context(), 0, 0); err == nil && len(list) == 0 {
-			break
-		}
-		select {
-		case <-moved:
-		case <-late:
-			t.Fatal("it is not forgotten")
-		}
-	}
+	appForgotten(t, m, 7)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if n := len(s.appEnds(7)); n != 1 {

@@ -31,6 +31,7 @@ type fakeInit struct {
 	wanted   []initd.Apps
 	apps     []initd.AppStatus
 	ends     []initd.AppEnd
+	pids     []int // of every session
 }
 
 func (f *fakeInit) Open(_ context.Context, s initd.Session) (initd.SessionStatus, error) {
@@ -53,7 +54,7 @@ func (f *fakeInit) Sessions(context.Context) (list []initd.SessionStatus, err er
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, s := range f.open {
-		list = append(list, initd.SessionStatus{Session: s})
+		list = append(list, initd.SessionStatus{Session: s, PIDs: f.pids})
 	}
 	return list, f.fault
 }
