@@ -34,7 +34,7 @@ func (a *app) appColumns() []column[dspool.App] {
 
 // whyApp says why an app waits or how it ended.
 func whyApp(p dspool.App) string {
-	if p.ExitCode != nil {
+	if p.ExitCode != nil && !strings.HasPrefix(p.Reason, "exit code") {
 		return strings.TrimSuffix(fmt.Sprintf("exit code %d: %s", *p.ExitCode, p.Reason), ": ")
 	}
 	return p.Reason

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/dspool/dspool"
@@ -115,7 +116,7 @@ func appStepOf(tx *store.Tx, a store.AppRow) (st api.SessionStep, err error) {
 
 func because(a store.AppRow) string {
 	text := ""
-	if a.ExitCode != nil {
+	if a.ExitCode != nil && !strings.HasPrefix(a.Reason, "exit code") {
 		text = fmt.Sprintf(" with exit code %d", *a.ExitCode)
 	}
 	if a.Reason != "" {

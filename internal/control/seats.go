@@ -114,7 +114,8 @@ func (c *Control) sessionDirectives(tx *store.Tx, rows []store.SessionRow) ([]ap
 	return out, nil
 }
 
-// appDirectives are the apps that are to run in a session.
+// appDirectives are the apps that are to run in a session, and those that are to end: its machine may not
+// have begun with them.
 func appDirectives(tx *store.Tx, s store.SessionRow) (out []api.AppDirective, err error) {
 	if s.Close != "" {
 		return nil, nil
@@ -124,6 +125,9 @@ func appDirectives(tx *store.Tx, s store.SessionRow) (out []api.AppDirective, er
 		return nil, err
 	}
 	for _, a := range apps {
+		if a.State == dspool.AppStopping {
+			out = append(out, api.AppDirective{ID: a.ID, Name: a.Name, Command: []string{}, Stop: true})
+		}
 		if a.State != dspool.AppStarting && a.State != dspool.AppRunning {
 			continue
 		}

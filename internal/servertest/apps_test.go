@@ -47,7 +47,8 @@ func (h *hand) session(user, what string, ok func(api.SessionDirective) bool) (f
 func (h *hand) told(user string, ids ...int64) api.SessionDirective {
 	h.t.Helper()
 	return h.session(user, fmt.Sprintf("has the apps %v", ids), func(d api.SessionDirective) bool {
-		return slices.EqualFunc(d.Apps, ids, func(a api.AppDirective, id int64) bool { return a.ID == id })
+		run := slices.DeleteFunc(slices.Clone(d.Apps), func(a api.AppDirective) bool { return a.Stop })
+		return slices.EqualFunc(run, ids, func(a api.AppDirective, id int64) bool { return a.ID == id })
 	})
 }
 
@@ -194,7 +195,9 @@ func TestApps(t *testing.T) {
 		if n := len(s.targets()); n != 0 {
 			t.Errorf("%d apps are reached while they are ended", n)
 		}
-		h.told("ada")
+		if told := h.told("ada"); len(told.Apps) != 1 || told.Apps[0].ID != a.ID || len(told.Apps[0].Env) != 0 {
+			t.Errorf("its machine is told %+v", told.Apps)
+		}
 		h.says(d.ID, running(a.ID, 40001)) // sent before it was told
 		if got := h.app(a.ID); got.State != dspool.AppStopping {
 			t.Errorf("%+v", got)
