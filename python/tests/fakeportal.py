@@ -16,6 +16,7 @@ CLIENT, SECRET = "jupyterhub", "the-client-secret"
 class FakePortal:
     def __init__(self):
         self.callback = ""  # the one redirect URI
+        self.broken = 0  # a state with which userinfo is answered
         self.codes, self.tokens, self.admins = {}, {}, set()
         self.handlers = [
             (r"/oauth/authorize", _Authorize, {"portal": self}),
@@ -80,6 +81,10 @@ class _Token(_Base):
 class _UserInfo(_Base):
     def get(self):
         name = self.portal.tokens.get(self.request.headers.get("Authorization", "").removeprefix("Bearer "))
+        if self.portal.broken:
+            self.set_status(self.portal.broken)
+            self.finish("no such page")
+            return
         if not name:
             self.set_status(401)
             self.finish({"error": "invalid_token"})

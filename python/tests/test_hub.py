@@ -82,14 +82,14 @@ class World:
             "DSPOOL_OAUTH_CLIENT_ID": CLIENT,
             "DSPOOL_OAUTH_CLIENT_SECRET": SECRET,
             "JUPYTERHUB_CRYPT_KEY": "ab" * 32,
-            "DSPOOL_HUB_CONNECT_URL": f"http://127.0.0.1:{self.hub_port}",
             "PYTHONPATH": str(Path(__file__).parent.parent),
         }
         more = [
-            # Machines ask the portal through the machine door, which is not here.
+            # Hub and portal are asked through the machine door, which is not here.
             f"--PortalAuthenticator.token_url={self.portal.url}/oauth/token",
             f"--PortalAuthenticator.userdata_url={self.portal.url}/oauth/userinfo",
             "--PortalAuthenticator.auth_refresh_age=1",
+            f"--JupyterHub.hub_connect_url=http://127.0.0.1:{self.hub_port}",
         ]
         log = open(self.tmp / "hub.log", "ab")
         with log:
@@ -389,15 +389,24 @@ def test_a_portal_that_is_away_logs_nobody_out(world):
     async def story():
         browser = world.browser("cleo")
         await browser.fetch(world.url + "/hub/home")
-        handlers = world.portal.server
-        handlers.stop()
-        await handlers.close_all_connections()
-        await asyncio.sleep(1.1)  # auth_refresh_age
-        assert (await browser.fetch(world.url + "/hub/home", follow=False)).code == 200
+        home = world.url + "/hub/home"
+        world.portal.broken = 404
+
+        async def asked(what):
+            async with asyncio.timeout(20):
+                while what not in world.log():
+                    assert (await browser.fetch(home, follow=False)).code == 200
+                    await asyncio.sleep(0.1)
+
+        await asked("the portal answers HTTP 404")
+        await world.portal.close()
+        await asked("whether cleo is still logged in: [Errno")
+        assert (await browser.fetch(home, follow=False)).code == 200
 
     async def back():
         from tornado.netutil import bind_sockets
 
+        world.portal.broken = 0
         world.portal.server.add_sockets(bind_sockets(world.portal.port, "127.0.0.1"))
 
     try:

@@ -19,7 +19,7 @@ secure = urlsplit(hub_url).scheme == "https"
 
 # Where it is: machines reach it through the machine door, browsers through the web door.
 c.JupyterHub.hub_bind_url = f"http://0.0.0.0:{env['DSPOOL_HUB_PORT']}"
-c.JupyterHub.hub_connect_url = env.get("DSPOOL_HUB_CONNECT_URL", "http://hub.dspool.internal:8445")
+c.JupyterHub.hub_connect_url = machine_door.replace("//api.", "//hub.", 1)
 c.JupyterHub.public_url = hub_url + "/"
 c.JupyterHub.subdomain_host = hub_url
 c.JupyterHub.subdomain_hook = subdomain
@@ -39,6 +39,7 @@ c.JupyterHub.upgrade_db = True
 c.JupyterHub.proxy_class = WebDoor
 c.ConfigurableHTTPProxy.should_start = False
 c.ConfigurableHTTPProxy.api_url = env["DSPOOL_PROXY_API"]
+c.JupyterHub.last_activity_interval = 30  # also how soon a door that has lost routes gets them again
 
 # A hub that ends or begins touches no server.
 c.JupyterHub.cleanup_servers = False

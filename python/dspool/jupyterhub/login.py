@@ -28,13 +28,22 @@ class PortalAuthenticator(GenericOAuthenticator):
         auth_model["admin"] = claims.get("admin") is True
         return auth_model
 
+    async def token_to_user(self, token_info):
+        """Only the portal's own words end a login: any other answer is a door's, or one of a server that starts."""
+        try:
+            return await super().token_to_user(token_info)
+        except HTTPClientError as e:
+            if e.code in (401, 403):
+                raise
+            raise ConnectionError(f"the portal answers HTTP {e.code}") from e
+
     async def refresh_user(self, user, handler=None, **kwargs):
         """Whether the portal still knows the login. While it does not answer, people keep theirs: a server
         that restarts logs nobody out. When it refuses, every browser's login here ends too, while
         the notebook server goes on with its own token."""
         try:
             model = await super().refresh_user(user, handler, **kwargs)
-        except (HTTPClientError, OSError) as e:
+        except OSError as e:
             self.log.warning("The portal does not say whether %s is still logged in: %s", user.name, e)
             return True
         if not model:
