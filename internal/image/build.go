@@ -237,7 +237,11 @@ func (b *build) publish(tree string) error {
 	if err := unix.Syncfs(int(d.Fd())); err != nil {
 		return fmt.Errorf("sync image: %w", err)
 	}
-	marker, err := json.MarshalIndent(Image{Name: b.recipe.Name, Key: b.key, Bytes: bytes, Built: time.Now().UTC().Truncate(time.Second)}, "", "  ")
+	img := Image{Name: b.recipe.Name, Key: b.key, Bytes: bytes, Built: time.Now().UTC().Truncate(time.Second)}
+	if b.recipe.Parent != nil {
+		img.Parent = b.recipe.Parent.Key()
+	}
+	marker, err := json.MarshalIndent(img, "", "  ")
 	if err != nil {
 		return err
 	}

@@ -2,13 +2,16 @@ package image_test
 
 import (
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/dspool/dspool"
+	"github.com/dspool/dspool/images"
 	"github.com/dspool/dspool/internal/image"
+	"github.com/dspool/dspool/python"
 )
 
 // write makes the files of a recipe folder and returns its path.
@@ -183,15 +186,41 @@ func TestKeyChangesExactlyWithContent(t *testing.T) {
 	}
 }
 
-func TestRecipesOfTheRepositoryLoad(t *testing.T) {
+func TestRecipesInsideTheBinaryLoad(t *testing.T) {
 	t.Parallel()
-	paths, _ := filepath.Glob("../../images/*.yaml")
-	if len(paths) < 2 {
+	dir := t.TempDir()
+	for _, fsys := range []fs.FS{images.FS, python.FS} {
+		if err := os.CopyFS(dir, fsys); err != nil {
+			t.Fatal(err)
+		}
+	}
+	paths, _ := filepath.Glob(filepath.Join(dir, "*.yaml"))
+	if len(paths) < 4 {
 		t.Fatalf("found %v", paths)
 	}
+	hubs := map[string]string{} // recipes by their version of JupyterHub
 	for _, p := range paths {
-		if r, err := image.LoadRecipe(p, "../../python"); err != nil || r.Description == "" {
-			t.Errorf("%s has no description, or %v", p, err)
+		r := load(t, p)
+		if r.Description == "" {
+			t.Errorf("%s has no description", p)
 		}
+		// A checkout and the binary make the same image.
+		here, err := image.LoadRecipe(filepath.Join("../../images", filepath.Base(p)), "../../python")
+		if err != nil || here.Key() != r.Key() {
+			t.Errorf("%s is another one in the repository, or %v", p, err)
+		}
+		for below := &r; below != nil; below = below.Parent {
+			if below.Python == nil {
+				continue
+			}
+			for _, q := range below.Python.Requirements {
+				if q.Name == "jupyterhub" {
+					hubs[q.Pin] += r.Name + " "
+				}
+			}
+		}
+	}
+	if len(hubs) != 1 {
+		t.Errorf("a hub and its single-user servers must be of one version: %v", hubs)
 	}
 }

@@ -23,12 +23,17 @@ const DefaultCache = "/var/cache/dspool/images"
 
 // Image is a finished root file system.
 type Image struct {
-	Name  string    `json:"name"`
-	Key   string    `json:"key"`
-	Dir   string    `json:"-"`     // the root file system; nobody may write to it
-	Bytes int64     `json:"bytes"` // on disk, counting what it shares with its parent
-	Built time.Time `json:"built"`
+	Name   string    `json:"name"`
+	Key    string    `json:"key"`
+	Parent string    `json:"parent,omitempty"` // key of the image that it was built on
+	Dir    string    `json:"-"`                // the root file system; nobody may write to it
+	Bytes  int64     `json:"bytes"`            // on disk, counting what it shares with its parent
+	Built  time.Time `json:"built"`
 }
+
+// layer says whether the image is but a lower layer of a recipe: no recipe's own name
+// has a space.
+func (i Image) layer() bool { return strings.Contains(i.Name, " ") }
 
 // Options of a store; the zero value is right.
 type Options struct {
@@ -207,7 +212,8 @@ func (s *Store) Users(key string) (map[string]string, error) {
 
 // Remove deletes an image and the installation's own mark; nil if it is already gone.
 // It refuses with code Conflict while another installation uses the image. That no
-// machine of the caller's own runs on it is for the caller to see to.
+// machine of the caller's own runs on it is for the caller to see to. The lower layers of
+// its recipe go with it, unless another image was built on them.
 func (s *Store) Remove(key, installation string) error {
 	if err := checkInstallation(installation); err != nil {
 		return err
@@ -223,6 +229,30 @@ func (s *Store) Remove(key, installation string) error {
 	} else if err != nil {
 		return err
 	}
+	if err := s.remove(img, installation); err != nil {
+		return err
+	}
+	for {
+		below, err := s.Lookup(img.Parent)
+		if err != nil || !below.layer() || s.builtOn(below.Key) {
+			return nil
+		}
+		if err := s.remove(below, installation); err != nil {
+			return nil // it is used or built upon just now, and only takes up space
+		}
+		img = below
+	}
+}
+
+// builtOn says whether an image was built on that with the key, or that it cannot be known.
+func (s *Store) builtOn(key string) bool {
+	all, err := s.List()
+	return err != nil || slices.ContainsFunc(all, func(i Image) bool { return i.Parent == key })
+}
+
+// remove deletes one image; the caller has locked the users.
+func (s *Store) remove(img Image, installation string) error {
+	key := img.Key
 	users, err := s.Users(key)
 	if err != nil {
 		return err

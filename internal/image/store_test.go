@@ -15,13 +15,16 @@ import (
 const someKey = "0123456789abcdef0123456789abcdef"
 
 // place puts a finished image into a cache by hand.
-func place(t *testing.T, cache, name, key string) {
+func place(t *testing.T, cache, name, key string) { placeOn(t, cache, name, key, "") }
+
+// placeOn is place for an image that was built on the parent.
+func placeOn(t *testing.T, cache, name, key, parent string) {
 	t.Helper()
 	dir := filepath.Join(cache, "images", key)
 	if err := os.MkdirAll(filepath.Join(dir, "rootfs"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	text, _ := json.Marshal(image.Image{Name: name, Key: key, Bytes: 1})
+	text, _ := json.Marshal(image.Image{Name: name, Key: key, Parent: parent, Bytes: 1})
 	if err := os.WriteFile(filepath.Join(dir, "image.json"), text, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -114,6 +117,34 @@ func TestUnuseFreesTheImage(t *testing.T) {
 	}
 	if err := s.Remove(someKey, "mine"); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestRemoveTakesLowerLayersAlong(t *testing.T) {
+	t.Parallel()
+	s, dir := emptyStore(t)
+	key := func(digit string) string { return strings.Repeat(digit, 32) }
+	place(t, dir, "minimal", key("1"))
+	placeOn(t, dir, "hub packages", key("2"), key("1"))
+	placeOn(t, dir, "hub Python packages", key("3"), key("2"))
+	placeOn(t, dir, "hub", key("4"), key("3"))
+	placeOn(t, dir, "hub", key("5"), key("3")) // of a changed recipe
+	left := func() (keys string) {
+		t.Helper()
+		all, err := s.List()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, i := range all {
+			keys += i.Key[:1]
+		}
+		return keys
+	}
+	if err := s.Remove(key("4"), "mine"); err != nil || left() != "5321" {
+		t.Errorf("layers that another image stands on: %s are left, %v", left(), err)
+	}
+	if err := s.Remove(key("5"), "mine"); err != nil || left() != "1" {
+		t.Errorf("layers that none stands on: %s are left, %v", left(), err)
 	}
 }
 
