@@ -177,7 +177,7 @@ func runAgent() error {
 	}
 	pid1 := initd.NewClient(agent.Socket)
 	return agent.New(agent.Config{
-		Boot: boot, Executor: pid1, Host: host.New(host.Config{Init: pid1, Grace: 200 * time.Millisecond, Log: log}),
+		Boot: boot, Executor: pid1, Host: host.New(host.Config{Init: pid1, Grace: 200 * time.Millisecond, AppGrace: 300 * time.Millisecond, Log: log}),
 		Dir: agent.StateDir, Log: log, LookEvery: 50 * time.Millisecond, CheckEvery: 50 * time.Millisecond,
 		Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, "unix", "/run/test/server.sock")
