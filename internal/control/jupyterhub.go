@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/subtle"
 	"fmt"
+	"maps"
 	"reflect"
 	"slices"
 	"strconv"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/dspool/dspool"
+	"github.com/dspool/dspool/internal/auth"
 	"github.com/dspool/dspool/internal/store"
 )
 
@@ -32,9 +34,11 @@ type HubSecrets struct {
 }
 
 // HubSecrets returns what the server and its JupyterHub share.
-func (c *Control) HubSecrets() (s HubSecrets, err error) {
+func (c *Control) HubSecrets() (HubSecrets, error) { return hubSecrets(c.Authority) }
+
+func hubSecrets(ca *auth.Authority) (s HubSecrets, err error) {
 	for purpose, into := range map[string]*string{"hub token": &s.Token, "proxy token": &s.Proxy, "hub oauth client": &s.OAuth, "hub crypt key": &s.Crypt} {
-		if *into, err = c.Authority.Derive(purpose); err != nil {
+		if *into, err = ca.Derive(purpose); err != nil {
 			return HubSecrets{}, fmt.Errorf("derive the secrets of JupyterHub: %w", err)
 		}
 	}
@@ -240,7 +244,7 @@ func (h *hubNow) find(tx *store.Tx, session int64) error {
 	return err
 }
 
-// hubSpec is the program and its environment.
+// hubSpec is the program and its environment, as it is kept: without secrets (see withSecrets).
 func (c *Control) hubSpec(tx *store.Tx) (spec store.AppSpec, err error) {
 	web, err := webOf(tx)
 	if err != nil {
@@ -252,25 +256,31 @@ func (c *Control) hubSpec(tx *store.Tx) (spec store.AppSpec, err error) {
 	if c.doorURL("api") == "" {
 		return spec, dspool.Errorf(dspool.Unavailable, "the provider gives machines no way to the server")
 	}
-	secrets, err := c.HubSecrets()
-	if err != nil {
-		return spec, err
-	}
 	return store.AppSpec{
-		Command: []string{"/opt/jupyter/bin/python3", "-m", "dspool.jupyterhub", "--port", "{port}"},
+		Command: []string{"/opt/jupyterhub/bin/python3", "-m", "dspool.jupyterhub", "--port", "{port}"},
 		Env: map[string]string{
-			"DSPOOL_API_URL":             c.doorURL("api"),
-			"DSPOOL_TOKEN":               secrets.Token,
-			"DSPOOL_PROXY_API":           c.doorURL("proxy"),
-			"CONFIGPROXY_AUTH_TOKEN":     secrets.Proxy,
-			"DSPOOL_HUB_URL":             web.Hub,
-			"DSPOOL_PORTAL_URL":          web.Portal,
-			"DSPOOL_POOL":                web.Pool,
-			"DSPOOL_OAUTH_CLIENT_ID":     HubClient,
-			"DSPOOL_OAUTH_CLIENT_SECRET": secrets.OAuth,
-			"JUPYTERHUB_CRYPT_KEY":       secrets.Crypt,
+			"DSPOOL_API_URL":         c.doorURL("api"),
+			"DSPOOL_PROXY_API":       c.doorURL("proxy"),
+			"DSPOOL_HUB_URL":         web.Hub,
+			"DSPOOL_PORTAL_URL":      web.Portal,
+			"DSPOOL_POOL":            web.Pool,
+			"DSPOOL_OAUTH_CLIENT_ID": HubClient,
 		},
 	}, nil
+}
+
+// withSecrets is the hub's environment as its machine is told it.
+func (c *Control) withSecrets(env map[string]string) (map[string]string, error) {
+	secrets, err := c.HubSecrets()
+	if err != nil {
+		return nil, err
+	}
+	out := maps.Clone(env)
+	out["DSPOOL_TOKEN"] = secrets.Token
+	out["CONFIGPROXY_AUTH_TOKEN"] = secrets.Proxy
+	out["DSPOOL_OAUTH_CLIENT_SECRET"] = secrets.OAuth
+	out["JUPYTERHUB_CRYPT_KEY"] = secrets.Crypt
+	return out, nil
 }
 
 // hubUID is the id of the hub's account; 0 if it was never made.
