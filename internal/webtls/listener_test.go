@@ -2,10 +2,11 @@ package webtls_test
 
 import (
 	"bufio"
+	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
-	"strings"
 	"testing"
 	"time"
 )
@@ -67,20 +68,36 @@ func TestSilentConnectionsHoldNobodyUp(t *testing.T) {
 	if _, err := d.visit("pool.test", s.roots(), s.clock.now()); err != nil || time.Since(begin) > atOnce {
 		t.Errorf("%v after %s", err, time.Since(begin))
 	}
-	t.Run("and end with the door", func(t *testing.T) {
+	t.Run("and a door that closes takes no new ones", func(t *testing.T) {
 		sorted := d.source.Listen(listen(t))
-		c, err := net.Dial("tcp", sorted.Addr().String())
-		must(t, err)
-		defer c.Close()
 		must(t, sorted.Close())
-		c.SetReadDeadline(time.Now().Add(atOnce))
-		if _, err := c.Read(make([]byte, 1)); err == nil || strings.Contains(err.Error(), "timeout") {
-			t.Errorf("the connection lives on: %v", err)
+		if _, err := sorted.Accept(); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("the listener still accepts: %v", err)
 		}
-		if _, err := sorted.Accept(); err == nil {
-			t.Error("the listener still accepts")
+		if c, err := net.Dial("tcp", sorted.Addr().String()); err == nil {
+			c.Close()
+			t.Error("somebody still gets in")
 		}
 	})
+}
+
+func TestAConnectionOutlivesTheListenerThatItCameThrough(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, "pool.test")
+	d := ownAuthority(t, s, "pool.test")
+	sorted := d.source.Listen(listen(t))
+	c, err := net.DialTimeout("tcp", sorted.Addr().String(), atOnce)
+	must(t, err)
+	defer c.Close()
+	in, err := sorted.Accept()
+	must(t, err)
+	defer in.Close()
+	must(t, sorted.Close()) // as when doors are handed over
+	shaken := make(chan error, 1)
+	go func() { shaken <- in.(*tls.Conn).Handshake() }()
+	c.SetDeadline(time.Now().Add(atOnce))
+	must(t, tls.Client(c, &tls.Config{ServerName: "pool.test", RootCAs: s.roots(), Time: s.clock.now}).Handshake())
+	must(t, <-shaken)
 }
 
 func listen(t *testing.T) net.Listener {
