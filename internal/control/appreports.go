@@ -125,6 +125,15 @@ func (w *work) lastWords(a store.AppRow, said string) (string, error) {
 		}
 	}
 	secret(spec.Token)
+	if a.User == dspool.HubUser {
+		s, err := hubSecrets(w.authority)
+		if err != nil {
+			return "", err
+		}
+		for _, v := range []string{s.Token, s.Proxy, s.OAuth, s.Crypt} {
+			secret(v)
+		}
+	}
 	for k, v := range spec.Env {
 		if !strings.HasSuffix(k, "_URL") && k != "PATH" {
 			secret(v)

@@ -206,7 +206,10 @@ func (w *work) redirect(s store.SessionRow) error {
 
 // moveApp writes an app's state down and tells those who wait for it.
 func (w *work) moveApp(a store.AppRow) error {
-	w.wake(TopicApp(a.ID), topicPlan, topicGateway)
+	w.wake(TopicApp(a.ID), topicPlan)
+	if a.State != dspool.AppStarting || a.Started != nil || a.User == dspool.HubUser {
+		w.wake(topicGateway) // it listens, or does no more
+	}
 	return w.UpdateApp(a)
 }
 
@@ -333,19 +336,27 @@ func (c *Control) ListApps(ctx context.Context, who auth.Subject, q AppQuery) (l
 		f.User = who.User
 	}
 	limit := pageSize(q.Limit)
+	f.Limit = limit + 1
 	err = c.Store.Read(ctx, func(tx *store.Tx) error {
-		rows, err := tx.Apps(f)
-		for _, a := range rows {
-			if !mayApp(who, auth.See, a) {
-				continue
+		for {
+			rows, err := tx.Apps(f)
+			if err != nil {
+				return err
 			}
-			if len(list.Items) == limit {
-				list.More = true
-				break
+			for _, a := range rows {
+				f.Before = a.ID
+				if !mayApp(who, auth.See, a) {
+					continue
+				}
+				if list.More = len(list.Items) == limit; list.More {
+					return nil
+				}
+				list.Items = append(list.Items, c.shown(a))
 			}
-			list.Items = append(list.Items, c.shown(a))
+			if len(rows) < f.Limit {
+				return nil
+			}
 		}
-		return err
 	})
 	return list, err
 }

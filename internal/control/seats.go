@@ -92,7 +92,7 @@ func (c *Control) sessionDirectives(tx *store.Tx, rows []store.SessionRow) ([]ap
 				d.Groups = append(d.Groups, api.GroupID{Name: g.Name, GID: g.GID})
 			}
 		}
-		if d.Apps, err = appDirectives(tx, s); err != nil {
+		if d.Apps, err = c.appDirectives(tx, s); err != nil {
 			return nil, err
 		}
 		pool, err := tx.Pool(s.Pool)
@@ -116,7 +116,7 @@ func (c *Control) sessionDirectives(tx *store.Tx, rows []store.SessionRow) ([]ap
 
 // appDirectives are the apps that are to run in a session, and those that are to end: its machine may not
 // have begun with them.
-func appDirectives(tx *store.Tx, s store.SessionRow) (out []api.AppDirective, err error) {
+func (c *Control) appDirectives(tx *store.Tx, s store.SessionRow) (out []api.AppDirective, err error) {
 	if s.Close != "" {
 		return nil, nil
 	}
@@ -134,6 +134,11 @@ func appDirectives(tx *store.Tx, s store.SessionRow) (out []api.AppDirective, er
 		spec, err := tx.AppSpec(a.ID)
 		if err != nil {
 			return nil, err
+		}
+		if a.User == dspool.HubUser {
+			if spec.Env, err = c.withSecrets(spec.Env); err != nil {
+				return nil, err
+			}
 		}
 		out = append(out, api.AppDirective{
 			ID: a.ID, Name: a.Name, Command: spec.Command, Env: spec.Env, Dir: spec.Dir, Restart: a.Restart, Kernels: spec.Kernels, Token: spec.Token,

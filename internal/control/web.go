@@ -140,27 +140,31 @@ func (c *Control) gatewayWeb(tx *store.Tx) (d api.Web, err error) {
 		d.ProxyToken = secrets.Proxy
 	}
 	apps, err := tx.OpenApps()
+	if err != nil || len(apps) == 0 {
+		return d, err
+	}
+	machines, err := tx.LiveMachines()
 	if err != nil {
 		return d, err
 	}
+	address := map[string]string{}
+	for _, m := range machines {
+		if m.State == dspool.Ready {
+			address[m.Name] = m.Address
+		}
+	}
 	for _, a := range apps {
-		if a.Machine == "" || a.State != dspool.AppRunning && a.User != dspool.HubUser {
+		host := address[a.Machine]
+		if host == "" || a.State != dspool.AppRunning && a.User != dspool.HubUser {
 			continue
 		}
-		m, err := tx.Machine(a.Machine)
-		if err != nil {
-			return d, err
-		}
-		if m.Address == "" || m.State != dspool.Ready {
-			continue
-		}
-		at := net.JoinHostPort(m.Address, strconv.Itoa(a.Port))
+		at := net.JoinHostPort(host, strconv.Itoa(a.Port))
 		if a.User != dspool.HubUser {
 			d.Apps = append(d.Apps, api.AppTarget{ID: a.ID, User: a.User, Session: a.Session, Address: at})
 			continue
 		}
 		// Before it listens it asks for its routes already.
-		d.HubMachine = m.Address
+		d.HubMachine = host
 		if a.State == dspool.AppRunning {
 			d.Hub = at
 		}

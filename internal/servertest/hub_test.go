@@ -74,7 +74,7 @@ func TestJupyterHubIsKeptRunning(t *testing.T) {
 	t.Run("it is told its URLs and secrets", func(t *testing.T) {
 		a, k := d.Apps[0], secrets(t, s)
 		want := api.AppDirective{
-			ID: a.ID, Name: "hub", Restart: true, Command: []string{"/opt/jupyter/bin/python3", "-m", "dspool.jupyterhub", "--port", "{port}"},
+			ID: a.ID, Name: "hub", Restart: true, Command: []string{"/opt/jupyterhub/bin/python3", "-m", "dspool.jupyterhub", "--port", "{port}"},
 			Env: map[string]string{
 				"DSPOOL_API_URL": "http://api.dspool.internal:8445", "DSPOOL_PROXY_API": "http://proxy.dspool.internal:8445",
 				"DSPOOL_HUB_URL": "http://hub.localhost:8000", "DSPOOL_PORTAL_URL": "http://localhost:8000", "DSPOOL_POOL": "batch",
@@ -107,6 +107,29 @@ func TestJupyterHubIsKeptRunning(t *testing.T) {
 			t.Errorf("while it begins anew: %+v", web)
 		}
 		h.says(d.ID, running(hub, 41001))
+	})
+	t.Run("what it shares with the server lies nowhere, and is not what it says last", func(t *testing.T) {
+		k := secrets(t, s)
+		h.says(d.ID, api.AppReport{ID: hub, State: dspool.AppStarting, Reason: "no route for " + k.Proxy})
+		if got := h.app(hub).Reason; got != "no route for …" {
+			t.Errorf("it says %q", got)
+		}
+		h.says(d.ID, running(hub, 41001))
+		err := filepath.WalkDir(s.Dir, func(path string, e os.DirEntry, err error) error {
+			if err != nil || !e.Type().IsRegular() {
+				return err
+			}
+			text, err := os.ReadFile(path)
+			for _, secret := range []string{k.Token, k.Proxy, k.OAuth, k.Crypt} {
+				if strings.Contains(string(text), secret) {
+					t.Errorf("%s holds a secret", path)
+				}
+			}
+			return err
+		})
+		if err != nil {
+			t.Error(err)
+		}
 	})
 	t.Run("people neither see it nor get onto its machine", func(t *testing.T) {
 		ada := s.As("ada")

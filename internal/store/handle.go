@@ -72,6 +72,7 @@ func dsn(path string, readOnly bool) string {
 		"cache_size(-8192)",
 		"wal_autocheckpoint(4000)",
 		"journal_size_limit(67108864)",
+		"secure_delete(FAST)", // what an app was given goes with it
 	}}
 	if readOnly {
 		q["_pragma"] = append(q["_pragma"], "query_only(1)")
