@@ -230,7 +230,7 @@ func TestRealApps(t *testing.T) {
 		if len(r.Apps) != 1 || r.Apps[0].ID != 16 || r.Apps[0].State != dspool.AppEnded {
 			t.Errorf("%+v", r.Apps)
 		}
-		if dirs, _ := filepath.Glob("/sys/fs/cgroup/*/" + m.cgroup() + "/dspool-slot-user-20001-*"); len(dirs) > 0 {
+		if dirs, _ := filepath.Glob("/sys/fs/cgroup/*/" + m.cgroup + "/dspool-slot-user-20001-*"); len(dirs) > 0 {
 			t.Errorf("cgroups left: %v", dirs)
 		}
 		if list := m.find("python3 -m http.server"); len(list) != 1 { // bob's

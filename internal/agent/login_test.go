@@ -337,7 +337,7 @@ func TestRealLogins(t *testing.T) {
 			t.Error("the attempt was ended with the session")
 		}
 		refused(t, "alice", hour)
-		if dirs, _ := filepath.Glob("/sys/fs/cgroup/*/" + m.cgroup() + "/dspool-slot-user-20001-*"); len(dirs) > 0 {
+		if dirs, _ := filepath.Glob("/sys/fs/cgroup/*/" + m.cgroup + "/dspool-slot-user-20001-*"); len(dirs) > 0 {
 			t.Errorf("cgroups left: %v", dirs)
 		}
 	})
@@ -347,7 +347,7 @@ func TestRealLogins(t *testing.T) {
 		defer c.Close()
 		must(t, c.Start("exec bash -c 'b() { b | b & }; b; sleep 1000'"))
 		m.await("the bomb", func() bool {
-			text, _ := os.ReadFile("/sys/fs/cgroup/pids/" + m.cgroup() + "/dspool-slot-user-20002-2/pids.current")
+			text, _ := os.ReadFile("/sys/fs/cgroup/pids/" + m.cgroup + "/dspool-slot-user-20002-2/pids.current")
 			n, _ := strconv.Atoi(strings.TrimSpace(string(text)))
 			return n > 50
 		})

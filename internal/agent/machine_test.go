@@ -17,6 +17,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -187,11 +188,14 @@ func runAgent() error {
 
 // realMachine is a machine of processes: init, agent and sshd of their own in namespaces.
 type realMachine struct {
-	t   testing.TB
-	dir string
-	cmd *exec.Cmd
-	log *lockedBuffer
+	t      testing.TB
+	dir    string
+	cgroup string // name of its cgroups
+	cmd    *exec.Cmd
+	log    *lockedBuffer
 }
+
+var machines atomic.Int32
 
 // lower is the root file system of test machines; that of the host unless told otherwise.
 func lower() string {
@@ -218,7 +222,7 @@ func startRealMachine(t testing.TB, s *server, users map[string]int) *realMachin
 	must(t, err)
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	must(t, os.Chmod(dir, 0o755))
-	name := fmt.Sprintf("dspool-agent-test-%d", os.Getpid())
+	name := fmt.Sprintf("dspool-agent-test-%d-%d", os.Getpid(), machines.Add(1))
 	order := stageOrder{Lower: lower(), Dir: dir, Users: users}
 	for _, c := range []string{"memory", "cpu", "pids", "freezer"} {
 		c = filepath.Join("/sys/fs/cgroup", c, name)
@@ -233,7 +237,7 @@ func startRealMachine(t testing.TB, s *server, users map[string]int) *realMachin
 	text, err := json.Marshal(order)
 	must(t, err)
 
-	m := &realMachine{t: t, dir: dir, log: &lockedBuffer{}}
+	m := &realMachine{t: t, dir: dir, cgroup: name, log: &lockedBuffer{}}
 	m.cmd = exec.Command("/proc/self/exe")
 	m.cmd.Env = append(os.Environ(), "AGENT_TEST_ROLE=stage", "AGENT_TEST_STAGE="+string(text))
 	m.cmd.Stderr = m.log
@@ -321,11 +325,11 @@ func (m *realMachine) await(what string, ok func() bool) {
 
 // find returns the host's ids of the machine's processes whose command line begins with prefix.
 func (m *realMachine) find(prefix string) (pids []int) {
-	procs, err := filepath.Glob("/sys/fs/cgroup/freezer/" + filepath.Base(m.cgroup()) + "/cgroup.procs")
+	procs, err := filepath.Glob("/sys/fs/cgroup/freezer/" + m.cgroup + "/cgroup.procs")
 	must(m.t, err)
-	more, err := filepath.Glob("/sys/fs/cgroup/freezer/" + filepath.Base(m.cgroup()) + "/*/cgroup.procs")
+	more, err := filepath.Glob("/sys/fs/cgroup/freezer/" + m.cgroup + "/*/cgroup.procs")
 	must(m.t, err)
-	parts, err := filepath.Glob("/sys/fs/cgroup/freezer/" + filepath.Base(m.cgroup()) + "/*/*/cgroup.procs")
+	parts, err := filepath.Glob("/sys/fs/cgroup/freezer/" + m.cgroup + "/*/*/cgroup.procs")
 	must(m.t, err)
 	for _, f := range slices.Concat(procs, more, parts) {
 		text, _ := os.ReadFile(f)
@@ -339,8 +343,6 @@ func (m *realMachine) find(prefix string) (pids []int) {
 	}
 	return pids
 }
-
-func (m *realMachine) cgroup() string { return fmt.Sprintf("dspool-agent-test-%d", os.Getpid()) }
 
 func removeCgroup(t testing.TB, dir string) {
 	for end := time.Now().Add(waitLimit); ; time.Sleep(5 * time.Millisecond) {

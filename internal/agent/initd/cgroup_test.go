@@ -170,6 +170,77 @@ func TestV2Slot(t *testing.T) {
 	}
 }
 
+func TestV2Part(t *testing.T) {
+	t.Parallel()
+	dir := fmt.Sprintf("/sys/fs/cgroup/unified/dspool-initd-part-test-%d", os.Getpid())
+	if os.Geteuid() != 0 || os.Mkdir(dir, 0o755) != nil {
+		t.Skip("NOT TESTED: needs a cgroup2 tree at /sys/fs/cgroup/unified that may be written")
+	}
+	t.Cleanup(func() { _ = unix.Rmdir(dir) })
+	h, err := newV2(dir, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := h.newSlot(slotPrefix + "1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = h.sweep() }) // also what is below slots
+	p, err := s.part("app-1-1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sleep := func(in slot) int {
+		attr := &syscall.SysProcAttr{Setsid: true}
+		leave, err := in.enter(attr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pid, err := syscall.ForkExec("/bin/sleep", []string{"sleep", "1000"}, &syscall.ProcAttr{Sys: attr})
+		if err := errors.Join(err, leave()); err != nil {
+			t.Fatal(err)
+		}
+		return pid
+	}
+	beside, inside := sleep(s), sleep(p)
+	all, err := s.pids()
+	if slices.Sort(all); err != nil || !slices.Equal(all, []int{min(beside, inside), max(beside, inside)}) {
+		t.Errorf("the slot lists %v, %v", all, err)
+	}
+	if err := p.kill(); err != nil {
+		t.Fatal(err)
+	}
+	var ws syscall.WaitStatus
+	if _, err := syscall.Wait4(inside, &ws, 0, nil); err != nil || ws.Signal() != syscall.SIGKILL {
+		t.Errorf("in the part: %v, %v", ws, err)
+	}
+	if pids, err := s.pids(); err != nil || !slices.Equal(pids, []int{beside}) {
+		t.Errorf("the slot lists %v, %v", pids, err)
+	}
+	if err := p.remove(); err != nil {
+		t.Error(err)
+	}
+	q, err := s.part("app-1-2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	again := sleep(q)
+	if err := s.kill(); err != nil {
+		t.Fatal(err)
+	}
+	for _, pid := range []int{beside, again} {
+		if _, err := syscall.Wait4(pid, &ws, 0, nil); err != nil || ws.Signal() != syscall.SIGKILL {
+			t.Errorf("with the slot: %v, %v", ws, err)
+		}
+	}
+	if err := s.remove(); err == nil {
+		t.Error("a slot goes before its parts")
+	}
+	if err := errors.Join(q.remove(), s.remove()); err != nil {
+		t.Error(err)
+	}
+}
+
 // A child that ends before its pid is known, and a pid that an earlier process had.
 func TestReaper(t *testing.T) {
 	t.Parallel()
