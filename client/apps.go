@@ -1,8 +1,10 @@
 package client
 
 import (
-	"bufio"
 	"context"
+	"encoding/json"
+	"errors"
+	"io"
 	"iter"
 	"net/http"
 	"strconv"
@@ -69,23 +71,22 @@ func (c *Client) stepsOnce(ctx context.Context, id int64, back *returning, yield
 		return false, err
 	}
 	defer resp.Body.Close()
-	lines := bufio.NewScanner(resp.Body)
-	lines.Buffer(make([]byte, 64<<10), maxFrame)
-	for lines.Scan() {
-		if len(lines.Bytes()) == 0 {
-			continue
-		}
+	in := json.NewDecoder(resp.Body)
+	for {
 		var st api.SessionStep
-		if err := decodeFrame(lines.Bytes(), &st); err != nil {
-			return false, err
+		var wrong *json.SyntaxError
+		err := in.Decode(&st)
+		switch {
+		case errors.As(err, &wrong):
+			return false, dspool.Errorf(dspool.Internal, "the server sends a step that cannot be read: %w", err)
+		case errors.Is(err, io.EOF):
+			return false, c.unreachable(ctx, errStreamEnded)
+		case err != nil:
+			return false, c.unreachable(ctx, err)
 		}
 		back.ok()
 		if !yield(st) || st.Ready != nil || st.Failed != nil {
 			return true, nil
 		}
 	}
-	if err := lines.Err(); err != nil {
-		return false, c.unreachable(ctx, err)
-	}
-	return false, c.unreachable(ctx, errStreamEnded)
 }
