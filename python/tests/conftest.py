@@ -5,16 +5,14 @@ import pytest
 from fakepool import TOKEN, FakePool
 from jupyterhub.objects import Hub, Server
 
-from dspool.jupyterhub import PoolSpawner
+from dspool.jupyterhub import PoolSpawner, errors
 from dspool.jupyterhub import progress as progress_module
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Pauses of seconds are for people and servers; a test has neither."""
-    from dspool.jupyterhub import spawner
-
-    monkeypatch.setattr(spawner._Backoff, "__init__", _short)
+    monkeypatch.setattr(errors.Backoff, "__init__", _short)
     monkeypatch.setattr(progress_module, "TICK", 0.05)
 
 

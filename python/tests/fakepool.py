@@ -44,6 +44,7 @@ class FakePool:
             (r"/api/v1/apps/(\d+)", _App, {"pool": self}),
             (r"/api/v1/apps/(\d+)/steps", _Steps, {"pool": self}),
             (r"/api/v1/(pools|sizes)", _Lists, {"pool": self}),
+            (r"/api/v1/machines/(.*)", _Machine, {"pool": self}),
         ]
         self.server = HTTPServer(Application(handlers, log_function=lambda h: None))
         self.server.add_sockets(sockets)
@@ -229,3 +230,8 @@ class _Steps(_Base):
 class _Lists(_Base):
     def get(self, what):
         self.finish({"items": getattr(self.pool, what)})
+
+
+class _Machine(_Base):
+    def get(self, name):
+        self.finish({"name": name, "address": "10.80.0.7"})

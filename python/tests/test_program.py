@@ -10,11 +10,12 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from dspool.jupyterhub.__main__ import NEEDED
-from dspool.jupyterhub.proxy import WebDoor
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from tornado.web import Application, RequestHandler
+
+from dspool.jupyterhub.__main__ import NEEDED
+from dspool.jupyterhub.proxy import WebDoor
 
 
 def run(*args, **env):

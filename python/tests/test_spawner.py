@@ -2,12 +2,13 @@
 
 import asyncio
 import json
+import types
 
 import pytest
 from conftest import make_spawner, play, until
 from fakepool import pool as a_pool
 
-from dspool.jupyterhub.spawner import StartFailed
+from dspool.jupyterhub.errors import StartFailed
 
 
 def started(spawner):
@@ -360,6 +361,29 @@ def test_a_pool_without_a_web_door_says_so():
         pool.on_post = lambda app: pool.run(app["id"], "")
         with pytest.raises(StartFailed, match="web door"):
             await make_spawner(pool).start()
+
+    play(story)
+
+
+def test_a_hub_of_the_pools_own_host_may_go_straight_to_the_machine():
+    async def story(pool):
+        pool.on_post = lambda app: pool.become(app["id"], "running", machine="lab-1", port=4711, url="http://1.app.dspool.internal:8445")
+        assert await make_spawner(pool, app_url="http://{address}:{port}").start() == "http://10.80.0.7:4711"
+
+    play(story)
+
+
+def test_named_servers_are_apps_of_their_own_and_odd_names_are_refused():
+    async def story(pool):
+        pool.on_post = lambda app: pool.run(app["id"])
+        s = make_spawner(pool)
+        s.orm_spawner = types.SimpleNamespace(name="gpu-work", server=None, state=None)
+        s._server = None
+        assert s._app_name() == "jupyter-gpu-work"
+        for name in ["../x", "A B", "x" * 25]:
+            s.orm_spawner.name = name
+            with pytest.raises(StartFailed, match="cannot be called"):
+                s._app_name()
 
     play(story)
 

@@ -1,6 +1,63 @@
 """The choice of a pool, with what a machine of it is and costs."""
 
+import re
 from html import escape
+
+from traitlets import default
+
+from .api import Away, Refused
+from .errors import StartFailed
+from .names import POOL_NAME
+
+
+class PoolChoice:
+    """The part of PoolSpawner in which people choose a pool."""
+
+    @default("options_form")
+    def _options_form_default(self):
+        return self._form
+
+    @default("options_from_form")
+    def _options_from_form_default(self):
+        return self._options
+
+    async def _form(self, spawner):
+        """The form's fields; none where there is nothing to choose."""
+        try:
+            pools, sizes = await self._choices(), (await self.api.call("GET", "/sizes") or {}).get("items") or []
+        except (Away, Refused) as e:
+            self.log.warning("No pools to choose from for %s: %s", self._log_name, e)
+            return ""  # starting waits for the API, and says so
+        if len(pools) < 2:
+            return ""
+        names = [p["name"] for p in pools]
+        last = (self.user_options or {}).get("pool")
+        return render(pools, sizes, last if last in names else names[0])
+
+    def _options(self, formdata, spawner=None):
+        """The options of a filled form, and of a link's query: a pool or nothing."""
+        unknown = sorted(set(formdata) - {"pool", "_xsrf"})
+        if unknown:
+            raise StartFailed(f"There is no option {unknown[0]!r}; a pool can be chosen.")
+        pool = (formdata.get("pool") or [""])[0].strip()
+        if pool and not re.fullmatch(POOL_NAME, pool):
+            raise StartFailed(f"There is no pool {pool[:64]!r}.")
+        return {"pool": pool} if pool else {}
+
+    async def _choices(self):
+        pools = (await self.api.call("GET", "/pools") or {}).get("items") or []
+        return choosable(pools, self.pools, self.pool)
+
+    async def _pool_for_start(self):
+        chosen = (self.user_options or {}).get("pool") or ""
+        if not isinstance(chosen, str):
+            raise StartFailed("The chosen pool is not a name.")
+        if not chosen:
+            return self.pool or (self.pools[0] if self.pools else "")
+        offered = [p["name"] for p in await self._patiently("ask for its pools", self._choices)]
+        if chosen not in offered:
+            raise StartFailed(f"There is no pool {chosen!r} for notebooks. Choose one of: {', '.join(offered) or 'none'}.")
+        return chosen
 
 
 def choosable(pools, named, default):

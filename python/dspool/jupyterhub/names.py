@@ -3,8 +3,9 @@
 import hashlib
 import re
 
-# The server's own rule for names of users; all of them are labels of host names.
+# The server's own rule for names; all of them are labels of host names.
 USER_NAME = r"[a-z]([a-z0-9-]{0,30}[a-z0-9])?"
+POOL_NAME = APP_NAME = USER_NAME
 
 
 def subdomain(name, domain, kind):

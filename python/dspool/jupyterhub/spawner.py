@@ -2,18 +2,18 @@
 
 import asyncio
 import os
-import random
 import re
 from urllib.parse import urlparse
 
 from jupyterhub.spawner import Spawner
 from jupyterhub.utils import url_path_join
 from sqlalchemy.orm import object_session
-from tornado.web import HTTPError
 from traitlets import Callable, Integer, List, Unicode, Union, default
 
-from . import form
 from .api import Away, PoolAPI, Refused, seconds
+from .errors import Backoff, StartFailed
+from .form import PoolChoice
+from .names import APP_NAME
 from .progress import Progress
 
 # Of a notebook server: kernels and terminals are never culled, because the pool's own rule ends a session in
@@ -35,18 +35,8 @@ ARGS = [
 # How often a fault of the API's own (HTTP 500) is asked again before it is believed.
 MOST_FAULTS = 5
 
-_SERVER_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,48}[a-z0-9])?")
 
-
-class StartFailed(HTTPError):
-    """Why a server did not start, for its user: JupyterHub shows jupyterhub_message."""
-
-    def __init__(self, message, status_code=400):
-        super().__init__(status_code, "%s", message)
-        self.jupyterhub_message = message
-
-
-class PoolSpawner(Spawner):
+class PoolSpawner(PoolChoice, Spawner):
     """Starts notebook servers on the machines of a dspool."""
 
     api_url = Unicode(help="URL of the pool's API, such as https://pool.example.com:8443; DSPOOL_API_URL unless set.").tag(config=True)
@@ -73,6 +63,11 @@ class PoolSpawner(Spawner):
         [Callable(), Unicode()],
         default_value="{username}",
         help="The user's name in the pool: a format string, or a function of the spawner.",
+    ).tag(config=True)
+
+    app_url = Unicode(
+        help="How this JupyterHub and its proxy reach a server: a format string with {id}, {address} and {port}, such as"
+        " http://{address}:{port} on the pool's own host; the URL that the pool says unless set."
     ).tag(config=True)
 
     stop_timeout = Integer(120, help="Seconds to wait for a server's end.").tag(config=True)
@@ -136,54 +131,6 @@ class PoolSpawner(Spawner):
             self._api = PoolAPI(self.api_url, self.token, self.ca)
         return self._api
 
-    # --- the choice of a pool
-
-    @default("options_form")
-    def _options_form_default(self):
-        return self._form
-
-    @default("options_from_form")
-    def _options_from_form_default(self):
-        return self._options
-
-    async def _form(self, spawner):
-        """The form's fields; none where there is nothing to choose."""
-        try:
-            pools, sizes = await self._choices(), (await self.api.call("GET", "/sizes") or {}).get("items") or []
-        except (Away, Refused) as e:
-            self.log.warning("No pools to choose from for %s: %s", self._log_name, e)
-            return ""  # starting waits for the API, and says so
-        if len(pools) < 2:
-            return ""
-        names = [p["name"] for p in pools]
-        last = (self.user_options or {}).get("pool")
-        return form.render(pools, sizes, last if last in names else names[0])
-
-    def _options(self, formdata, spawner=None):
-        """The options of a filled form, and of a link's query: a pool or nothing."""
-        unknown = sorted(set(formdata) - {"pool", "_xsrf"})
-        if unknown:
-            raise StartFailed(f"There is no option {unknown[0]!r}; a pool can be chosen.")
-        pool = (formdata.get("pool") or [""])[0].strip()
-        if pool and not re.fullmatch(r"[a-z][a-z0-9-]{0,31}", pool):
-            raise StartFailed(f"There is no pool {pool[:64]!r}.")
-        return {"pool": pool} if pool else {}
-
-    async def _choices(self):
-        pools = (await self.api.call("GET", "/pools") or {}).get("items") or []
-        return form.choosable(pools, self.pools, self.pool)
-
-    async def _pool_for_start(self):
-        chosen = (self.user_options or {}).get("pool") or ""
-        if not isinstance(chosen, str):
-            raise StartFailed("The chosen pool is not a name.")
-        if not chosen:
-            return self.pool or (self.pools[0] if self.pools else "")
-        offered = [p["name"] for p in await self._patiently("ask for its pools", self._choices)]
-        if chosen not in offered:
-            raise StartFailed(f"There is no pool {chosen!r} for notebooks. Choose one of: {', '.join(offered) or 'none'}.")
-        return chosen
-
     # --- starting
 
     async def start(self):
@@ -224,7 +171,7 @@ class PoolSpawner(Spawner):
             self._progress.finish()
 
     async def _until_it_runs(self):
-        backoff = _Backoff()
+        backoff = Backoff()
         while True:
             try:
                 async for step in self.api.steps(self.app_id):
@@ -241,14 +188,14 @@ class PoolSpawner(Spawner):
                 raise
             else:
                 if app["state"] == "running":
-                    return _checked_url(app)
+                    return await self._url(app)
                 if app["state"] in ("stopping", "ended"):
                     raise StartFailed(self._why(app))
             await backoff.sleep()
 
     async def _patiently(self, what, fn, *args):
         """Calls fn until the API answers; start_timeout ends it."""
-        backoff, faults = _Backoff(), 0
+        backoff, faults = Backoff(), 0
         while True:
             try:
                 return await fn(*args)
@@ -267,6 +214,17 @@ class PoolSpawner(Spawner):
         async for event in self._progress.events():
             yield event
 
+    async def _url(self, app):
+        """Where JupyterHub and its proxy reach a running app."""
+        url = app.get("url") or ""
+        if self.app_url:
+            address = (await self.api.call("GET", f"/machines/{app['machine']}"))["address"] if "{address}" in self.app_url else ""
+            url = self.app_url.format(id=app["id"], address=address, port=app["port"])
+        parts = urlparse(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise StartFailed("The pool does not say where the notebook server is reached: it has no web door.", 503)
+        return url
+
     def _environment(self):
         """What the server is told by JupyterHub, with {port} for the port that only the machine knows."""
         env = {k: str(v) for k, v in self.get_env().items() if v is not None}
@@ -282,11 +240,13 @@ class PoolSpawner(Spawner):
     def _app_name(self):
         if not self.name:
             return self.app_name
-        if not _SERVER_NAME.fullmatch(self.name):
+        name = f"{self.app_name}-{self.name}"
+        if not re.fullmatch(APP_NAME, name):
             raise StartFailed(
-                f"A server in the pool cannot be called {self.name[:64]!r}: use 1 to 50 of a-z, 0-9 and inner \"-\"."
+                f"A server in the pool cannot be called {self.name[:64]!r}: use at most {31 - len(self.app_name)} of"
+                ' a-z, 0-9 and inner "-".'
             )
-        return f"{self.app_name}-{self.name}"
+        return name
 
     def _why(self, app):
         """Why an app is not running, in a sentence or two."""
@@ -322,7 +282,7 @@ class PoolSpawner(Spawner):
 
     async def stop(self, now=False):
         """Ends the app and, unless now, waits until it has ended."""
-        backoff = _Backoff(most=2)
+        backoff = Backoff(most=2)
         async with asyncio.timeout(self.stop_timeout):
             asked = False
             while True:
@@ -347,7 +307,7 @@ class PoolSpawner(Spawner):
         """Asked when JupyterHub has restarted and poll said that the server may live. JupyterHub ends a
         server that then does not answer within http_timeout, so this returns only when it does answer, or
         has ended, or has not answered for start_timeout although the pool says that it runs."""
-        backoff, loop = _Backoff(), asyncio.get_running_loop()
+        backoff, loop = Backoff(), asyncio.get_running_loop()
         silent_since = 0.0
         while True:
             try:
@@ -360,7 +320,11 @@ class PoolSpawner(Spawner):
                 self.http_timeout = 1  # nobody will answer there
                 return self.server.url
             if app.get("state") == "running":
-                url = url_path_join(app.get("url") or self.server.host, self.server.base_url)
+                try:
+                    url = url_path_join(await self._url(app), self.server.base_url)
+                except (Away, Refused, StartFailed) as e:
+                    self.log.warning("The pool does not say where %s is: %s", self._log_name, e)
+                    url = self.server.url
                 self._remember()
                 silent_since = silent_since or loop.time()
                 if await self.api.answers(url_path_join(url, "api")) or loop.time() - silent_since > self.start_timeout:
@@ -416,29 +380,6 @@ class PoolSpawner(Spawner):
             session.commit()
 
 
-class _Backoff:
-    """Growing pauses, a little different for everybody."""
-
-    def __init__(self, first=0.25, most=10):
-        self._first, self._most = first, most
-        self.reset()
-
-    def reset(self):
-        self._next = self._first
-
-    async def sleep(self):
-        await asyncio.sleep(self._next * random.uniform(0.8, 1.2))
-        self._next = min(self._next * 2, self._most)
-
-
 def _position(step):
     position = step.get("position")
     return position if isinstance(position, int) else 0
-
-
-def _checked_url(app):
-    url = app.get("url") or ""
-    parts = urlparse(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise StartFailed("The pool does not say where the notebook server is reached: it has no web door.", 503)
-    return url
