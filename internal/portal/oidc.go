@@ -52,8 +52,9 @@ func (o *OIDC) lets(groups any) bool {
 const (
 	foreignLife     = 10 * time.Minute // that somebody may take to log in at the provider
 	providerTakes   = 15 * time.Second
-	providerGood    = time.Hour // after which its discovery document is read again
-	providerMost    = 1 << 20   // bytes of any answer of it
+	providerRest    = 5 * time.Second // after it did not answer
+	providerGood    = time.Hour       // after which its discovery document is read again
+	providerMost    = 1 << 20         // bytes of any answer of it
 	mostSpent       = 10_000
 	oidcCallback    = "/login/oidc/callback"
 	errTryAgainHint = "begin again at the login page"
@@ -67,6 +68,7 @@ type foreign struct {
 	provider *oidc.Provider
 	issuer   string
 	read     time.Time
+	failed   error                // of the last try to find it
 	spent    map[string]time.Time // states that have come back, until they end
 }
 
@@ -97,13 +99,17 @@ func (f *foreign) at(o *OIDC, now time.Time) (*oidc.Provider, error) {
 	if f.provider != nil && f.issuer == o.Issuer && now.Sub(f.read) < providerGood {
 		return f.provider, nil
 	}
+	// While one that does not answer is asked, others wait: they take the answer for theirs.
+	if f.failed != nil && f.issuer == o.Issuer && now.Sub(f.read) < providerRest {
+		return nil, f.failed
+	}
 	// The provider keeps this context for reading keys later on.
 	p, err := oidc.NewProvider(oidc.ClientContext(context.Background(), f.http), o.Issuer)
 	if err != nil {
-		return nil, fmt.Errorf("find the OpenID provider: %w", err)
+		err = fmt.Errorf("find the OpenID provider: %w", err)
 	}
-	f.provider, f.issuer, f.read = p, o.Issuer, now
-	return p, nil
+	f.provider, f.failed, f.issuer, f.read = p, err, o.Issuer, time.Now()
+	return p, err
 }
 
 // spend uses a state up; false if it was used before.
@@ -258,7 +264,7 @@ func (p *Portal) ofProvider(ctx context.Context, v visit, t trip, code string) (
 	if !o.lets(c["groups"]) {
 		return "", dspool.Errorf(dspool.Forbidden, "%s lets you in, but none of your groups may log in here", o.label()).WithHint("ask an administrator")
 	}
-	return p.account(ctx, o, id.Issuer, id.Subject, c)
+	return p.ofSubject(ctx, o, id.Issuer, id.Subject, c)
 }
 
 // discretely is an error of the token endpoint without what it answered, which may hold secrets.
@@ -270,9 +276,9 @@ func discretely(err error) error {
 	return err
 }
 
-// account is who an issuer's subject is here: the account that is linked, or a new one of a name that
+// ofSubject is who an issuer's subject is here: the account that is linked, or a new one of a name that
 // nobody has or had.
-func (p *Portal) account(ctx context.Context, o *OIDC, issuer, subject string, c claims) (string, error) {
+func (p *Portal) ofSubject(ctx context.Context, o *OIDC, issuer, subject string, c claims) (string, error) {
 	user, err := p.Control.UserOfOIDC(ctx, issuer, subject)
 	if err == nil || dspool.ErrorCode(err) != dspool.NotFound {
 		return user.Name, err

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/dspool/dspool"
 )
@@ -41,7 +42,20 @@ type view struct {
 	Member *member
 	Data   any
 	Hub    string
+	now    time.Time
 }
+
+// Live is where changes of what the page shows are sent.
+func (v view) Live() string {
+	path := livePath(v.Member.uri.Path)
+	if q := v.Member.uri.RawQuery; q != "" {
+		path += "?" + q
+	}
+	return path
+}
+
+// Ago is how long something was ago, in words.
+func (v view) Ago(t time.Time) string { return ago(v.now.Sub(t)) }
 
 // CSRF is the token of every form.
 func (v view) CSRF() string {
@@ -83,7 +97,7 @@ func (v visit) guard(w http.ResponseWriter, page string, forms ...string) {
 func (p *Portal) render(w http.ResponseWriter, v visit, status int, page string, data any, m *member, forms ...string) {
 	v.guard(w, page, forms...)
 	var b bytes.Buffer
-	err := pages[page].Execute(&b, view{Page: page, Member: m, Data: data, Hub: v.settings.Hub})
+	err := pages[page].Execute(&b, view{Page: page, Member: m, Data: data, Hub: v.settings.Hub, now: p.now()})
 	if err != nil {
 		p.Log.Error("render a page", "page", page, "err", err)
 		http.Error(w, "The server failed to show this page; its log says more.", http.StatusInternalServerError)

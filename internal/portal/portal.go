@@ -38,10 +38,11 @@ type Options struct {
 // Portal is the web pages and the login.
 type Portal struct {
 	Options
-	pages   http.Handler
-	grants  *grants
-	foreign *foreign
-	now     func() time.Time
+	pages    http.Handler
+	grants   *grants
+	foreign  *foreign
+	audience audience
+	now      func() time.Time
 }
 
 // New makes a Portal.
@@ -98,13 +99,60 @@ func (p *Portal) routes() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /login", p.showLogin)
 	mux.HandleFunc("POST /login", p.doLogin)
-	mux.HandleFunc("POST /logout", p.member(p.logout))
-	mux.HandleFunc("POST /logout/everywhere", p.member(p.logoutEverywhere))
 	mux.HandleFunc("GET /login/oidc", p.toProvider)
-	mux.HandleFunc("GET /login/oidc/callback", p.fromProvider)
+	mux.HandleFunc("GET "+oidcCallback, p.fromProvider)
 	mux.HandleFunc("GET /oauth/authorize", p.authorize)
 	mux.HandleFunc("GET /assets/{file}", p.asset)
-	mux.HandleFunc("GET /{$}", p.member(p.home))
+	mux.HandleFunc("GET /terminal", p.openTerminal)
 	mux.HandleFunc("/", p.missing)
+	show := func(path, name string, find finder) { mux.HandleFunc("GET "+path, p.page(name, find)) }
+	alive := func(path, name string, find finder) {
+		show(path, name, find)
+		mux.HandleFunc("GET "+livePath(path), p.live(name, find))
+	}
+	do := func(path string, fn func(http.ResponseWriter, *http.Request, *member)) {
+		mux.HandleFunc("POST "+path, p.member(fn))
+	}
+	do("/logout", p.logout)
+	do("/logout/everywhere", p.logoutEverywhere)
+
+	alive("/{$}", "home", p.findHome)
+	do("/sessions/{id}/keep", p.keepSession)
+	do("/sessions/{id}/close", p.closeSession)
+	show("/terminal/open", "terminal", p.findTerminal)
+
+	alive("/jobs", "jobs", p.findJobs)
+	show("/jobs/new", "submit", p.findSubmit)
+	do("/jobs", p.submit)
+	show("/jobs/{id}", "job", p.findJobAndLog)
+	mux.HandleFunc("GET /live/jobs/{id}", p.live("job", p.findJob))
+	do("/jobs/{id}/cancel", p.cancelJob)
+
+	show("/account", "account", p.findAccount)
+	do("/account/password", p.setPassword)
+	do("/account/keys", p.addKey)
+	do("/account/keys/remove", p.removeKey)
+	do("/account/tokens", p.addToken)
+	do("/account/tokens/{id}/revoke", p.revokeToken)
+	do("/account/browsers/{id}/end", p.endBrowser)
+	show("/bill", "bill", p.findBill)
+	alive("/events", "events", p.findEvents)
+
+	alive("/pools", "pools", admins(p.findPools))
+	alive("/machines", "machines", admins(p.findMachines))
+	alive("/machines/{name}", "machine", admins(p.findMachine))
+	do("/machines/{name}/cordon", p.cordon(true))
+	do("/machines/{name}/uncordon", p.cordon(false))
+	do("/machines/{name}/drain", p.drain)
+	alive("/people", "people", admins(p.findPeople))
+	do("/people", p.addPerson)
 	return mux
+}
+
+// livePath is where the changes of a page are sent.
+func livePath(path string) string {
+	if path == "/{$}" || path == "/" {
+		return "/live/home"
+	}
+	return "/live" + path
 }

@@ -15,6 +15,7 @@ type visit struct {
 	host     string // as the browser wrote it, in lower case
 	from     string // address, perhaps with port
 	door     bool   // a door has passed it on
+	uri      *url.URL
 	settings Settings
 }
 
@@ -25,7 +26,7 @@ func visitOf(r *http.Request) visit { return r.Context().Value(visitKey{}).(visi
 // cameBy reads how a request has come. A door sets X-Forwarded-For and -Proto itself; from anybody else
 // they mean nothing, and X-Forwarded-Host means nothing at all.
 func cameBy(r *http.Request, door bool) visit {
-	v := visit{https: r.TLS != nil, host: strings.ToLower(r.Host), from: r.RemoteAddr, door: door}
+	v := visit{https: r.TLS != nil, host: strings.ToLower(r.Host), from: r.RemoteAddr, door: door, uri: r.URL}
 	if door {
 		v.https = r.Header.Get("X-Forwarded-Proto") == "https"
 		v.from = r.Header.Get("X-Forwarded-For")
