@@ -57,10 +57,14 @@ func TestExampleIsWhatTheReadmePromises(t *testing.T) {
 			Shares: []string{"home", "team"}, Policy: dspool.PoolPolicy{IdleAfter: dspool.Duration(idle), StartTimeout: dspool.Duration(2 * time.Minute),
 				SessionsPerMachine: 4, SessionIdle: dspool.Duration(time.Hour), KeepMost: dspool.Duration(24 * time.Hour)}}
 	}
-	if diff := cmp.Diff([]dspool.Pool{pool("batch", dspool.Batch, 30*time.Second), pool("lab", dspool.Interactive, 15*time.Minute)}, c.Pools); diff != "" {
+	hub := pool("hub", dspool.Service, 15*time.Minute)
+	hub.Runs, hub.Image, hub.Sizes, hub.Shares = dspool.RunsJupyterHub, "JupyterHub", []string{"tiny"}, []string{"services"}
+	hub.Min, hub.Max, hub.Internet, hub.Policy.SessionsPerMachine = 1, 1, false, 1
+	if diff := cmp.Diff([]dspool.Pool{pool("batch", dspool.Batch, 30*time.Second), pool("lab", dspool.Interactive, 15*time.Minute), hub}, c.Pools); diff != "" {
 		t.Error(diff)
 	}
-	if diff := cmp.Diff([]dspool.Size{{Name: "small", Resources: dspool.Resources{CPUs: 1, Memory: 2 << 30}, Disk: 10 << 30, Price: 0.05}}, c.Sizes); diff != "" {
+	if diff := cmp.Diff([]dspool.Size{{Name: "small", Resources: dspool.Resources{CPUs: 1, Memory: 2 << 30}, Disk: 10 << 30, Price: 0.05},
+		{Name: "tiny", Resources: dspool.Resources{CPUs: 1, Memory: 1 << 30}, Disk: 10 << 30}}, c.Sizes); diff != "" {
 		t.Error(diff)
 	}
 	if c.Defaults != (config.Defaults{User: "ada", Pool: "batch", JobsShare: "team"}) {
@@ -68,7 +72,12 @@ func TestExampleIsWhatTheReadmePromises(t *testing.T) {
 	}
 	c.SetStateDir("/state")
 	if diff := cmp.Diff([]dspool.Share{{Name: "home", Kind: "dir", Path: "/state/shares/home", Mount: "/home"},
-		{Name: "team", Kind: "dir", Path: "/state/shares/team", Mount: "/mnt/team"}}, c.Shares); diff != "" {
+		{Name: "team", Kind: "dir", Path: "/state/shares/team", Mount: "/mnt/team"},
+		{Name: "services", Kind: "dir", Path: "/state/shares/services", Mount: "/home"}}, c.Shares); diff != "" {
+		t.Error(diff)
+	}
+	if diff := cmp.Diff([]dspool.Door{{Listen: "127.0.0.1:2222", Protocol: dspool.ProtocolSSH, Pool: "lab"},
+		{Listen: "127.0.0.1:8000", Protocol: dspool.ProtocolWeb, Pool: "lab"}}, c.Doors); diff != "" {
 		t.Error(diff)
 	}
 }
