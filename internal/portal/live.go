@@ -82,6 +82,7 @@ func (p *Portal) live(name string, find finder) http.HandlerFunc {
 		w.Header().Set("X-Accel-Buffering", "no")
 		w.WriteHeader(http.StatusOK)
 		s := sender{w, http.NewResponseController(w)}
+		defer s.c.SetWriteDeadline(time.Time{}) // the connection may carry other answers
 		if s.send("", "") != nil {
 			return
 		}

@@ -124,8 +124,16 @@ func (p *Portal) loginPage(w http.ResponseWriter, v visit, status int, before st
 	if o := v.settings.OIDC; o != nil {
 		page.Provider = o.label()
 	}
-	// Browsers apply form-action also to where a form's answer leads: JupyterHub, for who came from there.
-	p.render(w, v, status, "login", page, nil, v.settings.Hub)
+	p.render(w, v, status, "login", page, nil, v.hubOrigins()...)
+}
+
+// hubOrigins are where the login form's answers may lead in the end, to which browsers apply form-action
+// too: for who came from there to JupyterHub, and through it to the own notebooks.
+func (v visit) hubOrigins() []string {
+	if v.settings.Hub == "" {
+		return nil
+	}
+	return []string{v.settings.Hub, strings.Replace(v.settings.Hub, "://", "://*.", 1)}
 }
 
 // wrongLogin is the one answer to a name or password that is wrong, and to too many guesses.

@@ -74,7 +74,7 @@ func (v visit) policy(page string, forms ...string) string {
 		style += " 'unsafe-inline'" // xterm.js writes its sizes and colours into a style element
 	}
 	return "default-src 'none'; script-src 'self'; style-src " + style + "; img-src 'self' data:; font-src 'self'; connect-src 'self' " + sockets +
-		"; form-action 'self' " + strings.Join(forms, " ") + "; frame-ancestors 'none'; base-uri 'none'"
+		"; form-action " + strings.Join(append([]string{"'self'"}, forms...), " ") + "; frame-ancestors 'none'; base-uri 'none'"
 }
 
 // guard sets the headers of everything that browsers show.

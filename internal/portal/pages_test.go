@@ -2,6 +2,7 @@ package portal_test
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"math"
 	"net/http"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/dspool/dspool"
 	"github.com/dspool/dspool/api"
+	"github.com/dspool/dspool/internal/portal"
 )
 
 func TestPages(t *testing.T) {
@@ -32,7 +34,7 @@ func TestPages(t *testing.T) {
 	}
 	w.Running(theirs.ID, 1)
 	mine := fmt.Sprintf("/jobs/%d", job.ID)
-	all := []string{"/", "/jobs", "/jobs/new", mine, mine + "?task=2&stream=stderr", "/account", "/bill", "/bill?by=pool&month=2020-01", "/events", "/terminal/open", "/terminal/open?pool=batch"}
+	all := []string{"/", "/jobs", "/jobs/new", mine, mine + "?task=2&stream=stderr", "/account", "/bill", "/bill?by=pool&month=2020-01", "/events"}
 	admins := []string{"/pools", "/machines", "/machines?all", "/machines/batch-1", "/people", "/jobs?all", "/bill?by=user"}
 	t.Run("all are shown, with the headers that guard them", func(t *testing.T) {
 		for _, path := range append(all, admins...) {
@@ -86,7 +88,7 @@ func TestPages(t *testing.T) {
 		}
 	})
 	t.Run("addresses that are none are missing", func(t *testing.T) {
-		for _, path := range []string{"/jobs/x", "/jobs/-1", "/jobs/99999999999999999999", mine + "?task=77", "/machines/none", "/machines/..%2f..%2fetc", "/sessions/1", "/../../etc/passwd", "/terminal/open?pool=none", "/assets/..%2fportal.go"} {
+		for _, path := range []string{"/jobs/x", "/jobs/-1", "/jobs/99999999999999999999", mine + "?task=77", "/machines/none", "/machines/..%2f..%2fetc", "/sessions/1", "/../../etc/passwd", "/assets/..%2fportal.go"} {
 			if p := grace.get(path); p.status != http.StatusNotFound && p.status != http.StatusMovedPermanently && p.status != http.StatusTemporaryRedirect {
 				t.Errorf("%s: %d", path, p.status)
 			}
@@ -99,10 +101,15 @@ func TestPages(t *testing.T) {
 				t.Errorf("%s: %d %s", path, p.status, p.to())
 			}
 		}
-		r := b.request("GET", "/terminal", nil)
-		r.Header.Set("Origin", b.base)
-		if p := b.do(r); p.status != http.StatusForbidden {
-			t.Errorf("terminal: %d", p.status)
+	})
+	t.Run("terminals open at the web door", func(t *testing.T) {
+		if p := ada.get("/terminal/open"); p.status != http.StatusServiceUnavailable || !strings.Contains(p.body, "web door") {
+			t.Errorf("%d %s", p.status, p.body)
+		}
+		w.change(func(s *portal.Settings) { s.URL = "http://localhost:8000" })
+		defer w.change(func(s *portal.Settings) { s.URL = "" })
+		if p := ada.get("/terminal/open?pool=batch"); p.to() != "http://localhost:8000/terminal/open?pool=batch" {
+			t.Errorf("%d %s", p.status, p.to())
 		}
 	})
 	t.Run("files are kept by their hash", func(t *testing.T) {
@@ -120,6 +127,57 @@ var (
 	inline    = regexp.MustCompile(`(?i)<style|<script>|\son[a-z]+=|\sstyle=|javascript:`)
 	assetLink = regexp.MustCompile(`(?:href|src)="(/assets/[^"]+)"`)
 )
+
+func TestSessionsOnTheFirstPage(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, false)
+	ada, bob := w.login("ada"), w.login("bob")
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	go w.Server.Control.OpenSession(ctx, api.OpenSession{Connection: "one", User: "ada", Pool: "batch", Protocol: dspool.ProtocolSSH, From: "192.0.2.1:1", Auth: "password"},
+		func(api.SessionStep) error { return nil })
+	w.Until("there is a session", func() bool { return len(w.EventsOf("session.login")) == 1 })
+	p := ada.get("/")
+	if !strings.Contains(p.body, `id="session-1"`) || !strings.Contains(p.body, "/sessions/1/keep") {
+		t.Fatal(p.body)
+	}
+	if p := bob.get("/"); strings.Contains(p.body, "session-1") {
+		t.Error("bob sees it")
+	}
+	t.Run("another's is neither kept nor ended", func(t *testing.T) {
+		for path, form := range map[string]url.Values{"/sessions/1/keep": {"for": {"1h"}}, "/sessions/1/close": {}} {
+			form.Set("csrf", bob.csrf("/account"))
+			if p := bob.post(path, form); p.status != http.StatusNotFound {
+				t.Errorf("%s: %d", path, p.status)
+			}
+		}
+	})
+	t.Run("the own is kept, kept no longer, and ended", func(t *testing.T) {
+		csrf := ada.csrf("/account")
+		if p := ada.post("/sessions/1/keep", url.Values{"csrf": {csrf}, "for": {"1h"}}); p.to() != "/" {
+			t.Fatalf("%d %s", p.status, p.body)
+		}
+		if p := ada.get("/"); !strings.Contains(p.body, "kept until") {
+			t.Error(p.body)
+		}
+		if p := ada.post("/sessions/1/keep", url.Values{"csrf": {csrf}, "for": {"0s"}}); p.to() != "/" {
+			t.Fatalf("%d %s", p.status, p.body)
+		}
+		if p := ada.get("/"); strings.Contains(p.body, "kept until") {
+			t.Error(p.body)
+		}
+		if p := ada.post("/sessions/1/keep", url.Values{"csrf": {csrf}, "for": {"900d"}}); p.status != http.StatusBadRequest {
+			t.Errorf("%d %s", p.status, p.body)
+		}
+		if p := ada.post("/sessions/1/close", url.Values{"csrf": {csrf}}); p.to() != "/" {
+			t.Fatalf("%d %s", p.status, p.body)
+		}
+		w.Until("it ends", func() bool {
+			s, err := w.Session(t.Context(), 1)
+			return err == nil && (s.State == dspool.SessionClosing || s.State == dspool.SessionClosed)
+		})
+	})
+}
 
 func guarded(t *testing.T, path string, p page) {
 	t.Helper()

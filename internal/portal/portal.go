@@ -29,7 +29,6 @@ type Settings struct {
 type Options struct {
 	Control  *control.Control
 	API      *httpapi.Server
-	Terminal http.Handler // takes WebSockets of terminals; nil where the door before the portal does
 	Settings func(context.Context) (Settings, error)
 	Key      []byte // from which what the portal signs is derived; the same after a restart
 	Log      *slog.Logger
@@ -103,7 +102,6 @@ func (p *Portal) routes() http.Handler {
 	mux.HandleFunc("GET "+oidcCallback, p.fromProvider)
 	mux.HandleFunc("GET /oauth/authorize", p.authorize)
 	mux.HandleFunc("GET /assets/{file}", p.asset)
-	mux.HandleFunc("GET /terminal", p.openTerminal)
 	mux.HandleFunc("/", p.missing)
 	show := func(path, name string, find finder) { mux.HandleFunc("GET "+path, p.page(name, find)) }
 	alive := func(path, name string, find finder) {
@@ -119,7 +117,7 @@ func (p *Portal) routes() http.Handler {
 	alive("/{$}", "home", p.findHome)
 	do("/sessions/{id}/keep", p.keepSession)
 	do("/sessions/{id}/close", p.closeSession)
-	show("/terminal/open", "terminal", p.findTerminal)
+	mux.HandleFunc("GET /terminal/open", p.member(p.terminal))
 
 	alive("/jobs", "jobs", p.findJobs)
 	show("/jobs/new", "submit", p.findSubmit)

@@ -3,6 +3,7 @@ package portal
 import (
 	"context"
 	"net/http"
+	"net/url"
 
 	"github.com/dspool/dspool"
 )
@@ -25,21 +26,16 @@ func (p *Portal) findTerminal(ctx context.Context, r *http.Request, m *member) (
 	return page, err
 }
 
-// openTerminal passes a terminal's WebSocket on to the gateway. Whose it is and that the portal's own page
-// asks is looked at here, too: a WebSocket needs what a page needs.
-func (p *Portal) openTerminal(w http.ResponseWriter, r *http.Request) {
-	v := visitOf(r)
-	m, err := p.login(r, v)
+// terminal shows the page of a terminal. Its WebSocket is the web door's: who has come to the server itself
+// is led there.
+func (p *Portal) terminal(w http.ResponseWriter, r *http.Request, m *member) {
 	switch {
-	case err != nil:
-		p.fail(w, r, nil, err)
-	case !v.sameOrigin(r):
-		p.fail(w, r, nil, errForeign)
-	case m == nil:
-		p.fail(w, r, nil, dspool.Errorf(dspool.Unauthenticated, "you are not logged in").WithHint("log in, and open the terminal again"))
-	case p.Terminal == nil:
-		p.fail(w, r, m, dspool.Errorf(dspool.Unavailable, "terminals open at the web door"))
+	case m.door:
+		p.page("terminal", p.findTerminal)(w, r)
+	case m.settings.URL != "":
+		redirect(w, m.settings.URL+"/terminal/open?"+url.Values{"pool": {r.URL.Query().Get("pool")}}.Encode())
 	default:
-		p.Terminal.ServeHTTP(w, r)
+		p.fail(w, r, m, dspool.Errorf(dspool.Unavailable, "terminals open at a web door, and this server has none").
+			WithHint("add one under doors in team.yaml, or come in by ssh"))
 	}
 }

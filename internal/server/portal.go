@@ -3,11 +3,6 @@ package server
 import (
 	"context"
 	"fmt"
-	"net"
-	"net/http"
-	"net/http/httputil"
-	"net/url"
-	"path/filepath"
 
 	"github.com/dspool/dspool/internal/auth"
 	"github.com/dspool/dspool/internal/config"
@@ -27,7 +22,7 @@ func (s *Server) newPortal(o Options, ca *auth.Authority, rest *httpapi.Server) 
 		return nil, fmt.Errorf("derive the secrets of JupyterHub: %w", err)
 	}
 	return portal.New(portal.Options{
-		Control: s.Control, API: rest, Key: []byte(key), Log: o.Log, Terminal: terminalProxy(filepath.Join(o.StateDir, "gateway", "web.sock")),
+		Control: s.Control, API: rest, Key: []byte(key), Log: o.Log,
 		Settings: func(ctx context.Context) (portal.Settings, error) {
 			web, err := s.Control.WebSettings(ctx)
 			return portalSettings(web, secrets.OAuth), err
@@ -44,19 +39,4 @@ func portalSettings(web control.Web, hubSecret string) portal.Settings {
 		}
 	}
 	return s
-}
-
-// terminalProxy passes terminals in browsers on to the gateway, which opens them.
-func terminalProxy(socket string) http.Handler {
-	var d net.Dialer
-	return &httputil.ReverseProxy{
-		Rewrite: func(pr *httputil.ProxyRequest) {
-			pr.SetURL(&url.URL{Scheme: "http", Host: "gateway"})
-			pr.Out.Host = pr.In.Host
-		},
-		Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return d.DialContext(ctx, "unix", socket) }},
-		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, _ error) {
-			http.Error(w, "The gateway does not answer: terminals open at its web door.", http.StatusBadGateway)
-		},
-	}
 }
