@@ -3,12 +3,15 @@ package control
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"net"
 	"net/url"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/dspool/dspool"
@@ -172,6 +175,16 @@ func (c *Control) gatewayWeb(tx *store.Tx) (d api.Web, err error) {
 	return d, nil
 }
 
+// hubLabel is the name of a user's notebooks before the hub's: the user's own, but for what browsers would
+// read as punycode. The Python package dspool.jupyterhub makes the same (names.py).
+func hubLabel(user string) string {
+	if !strings.HasPrefix(user, "xn--") {
+		return user
+	}
+	sum := sha256.Sum256([]byte(user))
+	return "0" + hex.EncodeToString(sum[:20])
+}
+
 // SignWebCertificate signs the key of a web door for names that lead to it: the domain, the hub's, those of
 // users' notebooks and those by which people reach this server. Forbidden for every other.
 func (c *Control) SignWebCertificate(ctx context.Context, req api.WebCertificate) (out api.EnrolResponse, err error) {
@@ -192,7 +205,7 @@ func (c *Control) SignWebCertificate(ctx context.Context, req api.WebCertificate
 		users, err := tx.Users()
 		for _, u := range users {
 			if u.Name != dspool.HubUser {
-				names = append(names, u.Name+".hub."+web.Domain)
+				names = append(names, hubLabel(u.Name)+".hub."+web.Domain)
 			}
 		}
 		for _, n := range req.Names {

@@ -7,6 +7,16 @@ import (
 	"github.com/dspool/dspool/internal/config"
 )
 
+func TestNotebooksHaveTheirUsersName(t *testing.T) {
+	t.Parallel()
+	// As python/dspool/jupyterhub/names.py says it.
+	for user, label := range map[string]string{"ada": "ada", "a--b": "a--b", "xn--a": "00c8452260b14d7e3f5981e17b8219e81edadb74b"} {
+		if got := hubLabel(user); got != label {
+			t.Errorf("%s has %s", user, got)
+		}
+	}
+}
+
 func TestOriginsFollowFromTheDoor(t *testing.T) {
 	t.Parallel()
 	for claim, x := range map[string]struct {

@@ -72,7 +72,12 @@ func TestAppsOnMachines(t *testing.T) {
 		}
 	})
 	t.Run("whenever it is stopped it ends, and nothing of it is left on its machine", func(t *testing.T) {
-		for range 40 {
+		for i := range 40 {
+			if i%10 == 5 {
+				s.Kill()
+				s.Start()
+				ada = s.As("ada")
+			}
 			a := wants(t, ada, notebook)
 			for range rand.IntN(4) {
 				s.Moment()
