@@ -37,6 +37,7 @@ type stub struct {
 	opened    []api.OpenSession
 	proofs    []api.Proof
 	reports   map[string]api.ConnectionReport
+	viewers   []api.WebConnection
 	certified int
 }
 
@@ -66,6 +67,8 @@ func (s *stub) start() {
 	mux.HandleFunc("POST /gateway/v1/sessions", s.sessions)
 	mux.HandleFunc("POST /gateway/v1/certificate", s.certificate)
 	mux.HandleFunc("POST /gateway/v1/connections", s.connections)
+	mux.HandleFunc("POST /gateway/v1/web/connections", s.webConnections)
+	mux.HandleFunc("POST /gateway/v1/web/login", s.webLogin)
 	os.Remove(s.socket)
 	l, err := net.Listen("unix", s.socket)
 	ok(s.t, err)
@@ -212,6 +215,24 @@ func (s *stub) connections(w http.ResponseWriter, r *http.Request) {
 		}
 	})
 	w.WriteHeader(http.StatusNoContent)
+}
+
+func (s *stub) webConnections(w http.ResponseWriter, r *http.Request) {
+	var list []api.WebConnection
+	json.NewDecoder(r.Body).Decode(&list)
+	s.change(func() { s.viewers = append(s.viewers, list...) })
+	w.WriteHeader(http.StatusNoContent)
+}
+
+func (s *stub) webLogin(w http.ResponseWriter, r *http.Request) {
+	var l api.WebLogin
+	json.NewDecoder(r.Body).Decode(&l)
+	if l.Secret != "alice-is-logged-in" {
+		w.WriteHeader(http.StatusUnauthorized)
+		json.NewEncoder(w).Encode(dspool.Errorf(dspool.Unauthenticated, "no"))
+		return
+	}
+	json.NewEncoder(w).Encode(api.Identity{User: "alice", UID: testUsers["alice"], Auth: "portal"})
 }
 
 // on places every session on one machine.

@@ -17,6 +17,7 @@ import (
 	"github.com/coder/websocket"
 	"github.com/dspool/dspool"
 	"github.com/dspool/dspool/api"
+	"github.com/dspool/dspool/internal/webdoor"
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/sys/unix"
 )
@@ -52,7 +53,7 @@ func (w *web) terminal(rw http.ResponseWriter, r *http.Request, doorPool string)
 		return
 	}
 	// The origin was compared above, exactly.
-	socket, err := websocket.Accept(rw, r, &websocket.AcceptOptions{InsecureSkipVerify: true, CompressionMode: websocket.CompressionDisabled})
+	socket, err := websocket.Accept(webdoor.Hijackable(rw), r, &websocket.AcceptOptions{InsecureSkipVerify: true, CompressionMode: websocket.CompressionDisabled})
 	if err != nil {
 		return
 	}

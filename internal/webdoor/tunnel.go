@@ -1,6 +1,8 @@
 package webdoor
 
 import (
+	"bufio"
+	"bytes"
 	"errors"
 	"io"
 	"net"
@@ -120,6 +122,27 @@ func (x *exchange) tunnel(resp *http.Response) error {
 func (x *exchange) leftovers() []byte {
 	b, _ := x.c.br.Peek(x.c.br.Buffered())
 	return b
+}
+
+// Hijackable returns w for programs that take its connection over by themselves: a [Server]'s connections
+// look at every request's head, and must not look at what is none.
+func Hijackable(w http.ResponseWriter) http.ResponseWriter { return hijackable{w} }
+
+type hijackable struct{ http.ResponseWriter }
+
+func (h hijackable) Unwrap() http.ResponseWriter { return h.ResponseWriter }
+
+func (h hijackable) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	c, early, err := hijack(h.ResponseWriter)
+	if err != nil {
+		return nil, nil, err
+	}
+	in := bufio.NewReaderSize(io.MultiReader(bytes.NewReader(early), c), max(len(early), upstreamReading))
+	if _, err := in.Peek(len(early)); err != nil {
+		c.Close()
+		return nil, nil, err
+	}
+	return c, bufio.NewReadWriter(in, bufio.NewWriter(c)), nil
 }
 
 // hijack returns the client's own connection and what has already been read of it.
