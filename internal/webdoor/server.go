@@ -28,6 +28,10 @@ const (
 // HTTP/2 (RFC 8441): browsers open a connection of their own for them.
 type Server struct {
 	http *http.Server
+	// late serves what was still shaking hands when its listener was closed: nobody is dropped who had
+	// been let in, and nobody stays.
+	late    *http.Server
+	shaking sync.WaitGroup
 }
 
 type tlsKey struct{}
@@ -35,10 +39,16 @@ type tlsKey struct{}
 // NewServer makes a server of h. Its own complaints, most of them of clients that do not speak HTTP, are
 // logged at debug level.
 func NewServer(h http.Handler, log *slog.Logger) *Server {
+	s := &Server{http: newHTTPServer(h, log), late: newHTTPServer(h, log)}
+	s.late.SetKeepAlivesEnabled(false)
+	return s
+}
+
+func newHTTPServer(h http.Handler, log *slog.Logger) *http.Server {
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
 	protocols.SetHTTP2(true)
-	return &Server{&http.Server{
+	return &http.Server{
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if r.ProtoMajor == 1 {
 				if state, ok := r.Context().Value(tlsKey{}).(*tls.ConnectionState); ok {
@@ -65,7 +75,7 @@ func NewServer(h http.Handler, log *slog.Logger) *Server {
 			}
 			return ctx
 		},
-	}}
+	}
 }
 
 // Serve serves the connections of l, with TLS where config is not nil, until Shutdown or Close; it
@@ -82,14 +92,20 @@ func (s *Server) Serve(l net.Listener, config *tls.Config) error {
 	if config.MinVersion == 0 {
 		config.MinVersion = tls.VersionTLS12
 	}
-	return s.http.Serve(newTLSListener(l, config))
+	return s.http.Serve(s.newTLSListener(l, config))
 }
 
 // Shutdown takes no more connections and waits for requests to end; WebSockets are not waited for.
-func (s *Server) Shutdown(ctx context.Context) error { return s.http.Shutdown(ctx) }
+func (s *Server) Shutdown(ctx context.Context) error {
+	if err := s.http.Shutdown(ctx); err != nil {
+		return err
+	}
+	s.shaking.Wait() // for handshakeWithin at most
+	return s.late.Shutdown(ctx)
+}
 
 // Close ends all connections but WebSockets.
-func (s *Server) Close() error { return s.http.Close() }
+func (s *Server) Close() error { return errors.Join(s.http.Close(), s.late.Close()) }
 
 type strictListener struct{ net.Listener }
 
@@ -105,6 +121,7 @@ func (l strictListener) Accept() (net.Conn, error) {
 // net/http knows HTTP/2 by the type of the connection, and HTTP/1 goes through a strictConn.
 type tlsListener struct {
 	net.Listener
+	server  *Server
 	config  *tls.Config
 	ready   chan net.Conn
 	places  chan struct{} // handshakes under way
@@ -113,9 +130,9 @@ type tlsListener struct {
 	failure error // once stop is closed
 }
 
-func newTLSListener(l net.Listener, config *tls.Config) *tlsListener {
-	t := &tlsListener{Listener: l, config: config, ready: make(chan net.Conn), places: make(chan struct{}, mostHandshakes), stop: make(chan struct{})}
-	go t.accept()
+func (s *Server) newTLSListener(l net.Listener, config *tls.Config) *tlsListener {
+	t := &tlsListener{Listener: l, server: s, config: config, ready: make(chan net.Conn), places: make(chan struct{}, mostHandshakes), stop: make(chan struct{})}
+	s.shaking.Go(t.accept)
 	return t
 }
 
@@ -133,7 +150,7 @@ func (l *tlsListener) accept() {
 		}
 		select {
 		case l.places <- struct{}{}:
-			go l.handshake(c)
+			l.server.shaking.Go(func() { l.handshake(c) })
 		case <-l.stop:
 			c.Close()
 			return
@@ -173,9 +190,28 @@ func (l *tlsListener) handshake(c net.Conn) {
 	select {
 	case l.ready <- ready:
 	case <-l.stop:
-		c.Close()
+		_ = l.server.late.Serve(&oneConn{Conn: ready})
 	}
 }
+
+// oneConn is a listener of a connection that is already there.
+type oneConn struct {
+	net.Conn
+	given bool
+}
+
+func (l *oneConn) Accept() (net.Conn, error) {
+	if l.given {
+		return nil, net.ErrClosed
+	}
+	l.given = true
+	return l.Conn, nil
+}
+
+func (l *oneConn) Addr() net.Addr { return l.LocalAddr() }
+
+// Close leaves the connection to the server.
+func (l *oneConn) Close() error { return nil }
 
 func (l *tlsListener) end(err error) {
 	l.once.Do(func() {
