@@ -27,6 +27,7 @@ import "github.com/dspool/dspool"
 //	GET    /users/{name}                             → UserDetail
 //	PATCH  /users/{name}              ChangeUserRequest → dspool.User
 //	PUT    /users/{name}/password       PasswordRequest → 204
+//	PUT    /users/{name}/oidc               LinkRequest → 204
 //	GET    /users/{name}/keys                        → List[dspool.UserKey]
 //	POST   /users/{name}/keys             AddKeyRequest → 201 dspool.UserKey
 //	DELETE /users/{name}/keys?fingerprint=           → 204
@@ -225,6 +226,12 @@ type ChangeUserRequest struct {
 type PasswordRequest struct {
 	Old string `json:"old,omitempty" doc:"Needed unless the caller is an administrator or the user has none."`
 	New string `json:"new" maxLength:"1024"`
+}
+
+// LinkRequest says who somebody is to an OpenID provider; both empty is nobody.
+type LinkRequest struct {
+	Issuer  string `json:"issuer" maxLength:"255" doc:"As the provider writes it, to the letter."`
+	Subject string `json:"subject" maxLength:"255" doc:"What the provider calls the person for ever: the claim sub."`
 }
 
 // AddKeyRequest adds a public key.

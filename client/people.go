@@ -24,6 +24,11 @@ func (c *Client) SetPassword(ctx context.Context, name string, req api.PasswordR
 	return c.do(ctx, call{method: http.MethodPut, path: []string{"users", name, "password"}, in: req}, nil)
 }
 
+// LinkUser says who somebody is to an OpenID provider.
+func (c *Client) LinkUser(ctx context.Context, name string, req api.LinkRequest) error {
+	return c.do(ctx, call{method: http.MethodPut, path: []string{"users", name, "oidc"}, in: req}, nil)
+}
+
 // UserKeys lists the public keys with which a user comes in.
 func (c *Client) UserKeys(ctx context.Context, user string) (api.List[dspool.UserKey], error) {
 	return get[api.List[dspool.UserKey]](ctx, c, nil, "users", user, "keys")

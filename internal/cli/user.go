@@ -15,7 +15,7 @@ import (
 )
 
 func (a *app) user() *cobra.Command {
-	return group("user", "Add, show, change and remove people's accounts", a.userAdd(), a.userList(), a.userShow(), a.userSet(), a.userKey(), a.userPassword(), a.userRemove())
+	return group("user", "Add, show, change and remove people's accounts", a.userAdd(), a.userList(), a.userShow(), a.userSet(), a.userKey(), a.userPassword(), a.userLink(), a.userRemove())
 }
 
 func (a *app) userAdd() *cobra.Command {

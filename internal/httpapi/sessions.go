@@ -82,6 +82,13 @@ func (s *Server) accounts() {
 		}) (none, error) {
 			return none{}, c.SetPassword(ctx, who, in.Name, in.Body)
 		})
+	route(s, http.MethodPut, "/users/{name}/oidc", "link-user", "Say who somebody is to an OpenID provider", 204,
+		func(ctx context.Context, who auth.Subject, in *struct {
+			ByName
+			Body api.LinkRequest
+		}) (none, error) {
+			return none{}, c.LinkOIDC(ctx, who, in.Name, in.Body.Issuer, in.Body.Subject)
+		})
 	route(s, http.MethodGet, "/users/{name}/keys", "list-keys", "Public keys of an account", 200,
 		func(ctx context.Context, who auth.Subject, in *ByName) (api.List[dspool.UserKey], error) {
 			return c.UserKeys(ctx, who, in.Name)

@@ -115,8 +115,17 @@ func TestWhoSomebodyIsAtAProvider(t *testing.T) {
 		if subject == nil {
 			t.Fatal(p.body)
 		}
-		if err := w.Server.Control.LinkOIDC(t.Context(), root, "ada", d.issuer, subject[1]); err != nil {
+		link := api.LinkRequest{Issuer: d.issuer, Subject: subject[1]}
+		for _, user := range []string{"ada", "bob"} {
+			if err := w.As(user).LinkUser(t.Context(), "ada", link); dspool.ErrorCode(err) != dspool.Forbidden {
+				t.Errorf("%s links: %v", user, err)
+			}
+		}
+		if err := w.As("grace").LinkUser(t.Context(), "ada", link); err != nil {
 			t.Fatal(err)
+		}
+		if err := w.As("grace").LinkUser(t.Context(), "bob", link); dspool.ErrorCode(err) != dspool.Conflict {
+			t.Errorf("two accounts have one subject: %v", err)
 		}
 		b := w.browser()
 		if p := b.get(b.atProvider("ada@example.org", "/")); p.to() != "/" {
