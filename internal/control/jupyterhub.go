@@ -4,15 +4,12 @@ import (
 	"context"
 	"crypto/subtle"
 	"fmt"
-	"maps"
 	"reflect"
 	"slices"
 	"strconv"
-	"sync"
 	"time"
 
 	"github.com/dspool/dspool"
-	"github.com/dspool/dspool/internal/auth"
 	"github.com/dspool/dspool/internal/store"
 )
 
@@ -23,27 +20,6 @@ const (
 
 // HubClient is what JupyterHub is called where the portal lets people in.
 const HubClient = "jupyterhub"
-
-// HubSecrets are those that the server and its JupyterHub share. They follow from the authority's key, and
-// lie nowhere but in what runs.
-type HubSecrets struct {
-	Token string // with which the hub asks the API
-	Proxy string // with which it drives the web door
-	OAuth string // with which it trades a login's code at the portal
-	Crypt string // with which it keeps what it knows of logins: 32 bytes in hexadecimal
-}
-
-// HubSecrets returns what the server and its JupyterHub share.
-func (c *Control) HubSecrets() (HubSecrets, error) { return hubSecrets(c.Authority) }
-
-func hubSecrets(ca *auth.Authority) (s HubSecrets, err error) {
-	for purpose, into := range map[string]*string{"hub token": &s.Token, "proxy token": &s.Proxy, "hub oauth client": &s.OAuth, "hub crypt key": &s.Crypt} {
-		if *into, err = ca.Derive(purpose); err != nil {
-			return HubSecrets{}, fmt.Errorf("derive the secrets of JupyterHub: %w", err)
-		}
-	}
-	return s, nil
-}
 
 // isHub says whether a secret is the hub's. It counts while a pool runs JupyterHub.
 func (c *Control) isHub(tx *store.Tx, secret string) (bool, error) {
@@ -71,60 +47,6 @@ func ownAccount(name string) error {
 		return nil
 	}
 	return dspool.Errorf(dspool.Invalid, "%s is the server's own account", name).WithHint("it is there for pools that run JupyterHub")
-}
-
-// hubState is what is remembered of making the hub; nothing of it matters after a restart.
-type hubState struct {
-	mu    sync.Mutex
-	made  time.Time
-	wait  time.Duration // before it may be made once more
-	fault string        // why it cannot be made; "" if it can
-}
-
-// Limits of making a hub that ends again and again.
-const (
-	hubWaitFirst = time.Second
-	hubWaitMost  = 5 * time.Minute
-	hubLived     = time.Minute // after which it counts as one that works
-)
-
-// may says whether the hub may be made now, and counts it.
-func (h *hubState) may(now time.Time) bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	lived := now.Sub(h.made)
-	switch {
-	case h.made.IsZero() || lived > max(hubLived, h.wait):
-		h.wait = hubWaitFirst
-	case lived < h.wait:
-		return false
-	default:
-		h.wait = min(2*h.wait, hubWaitMost)
-	}
-	h.made = now
-	return true
-}
-
-// note keeps why the hub cannot be made and says whether that is news.
-func (h *hubState) note(err error) bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	text := ""
-	if err != nil {
-		text = "JupyterHub cannot be run: " + err.Error()
-	}
-	news := h.fault != text
-	h.fault = text
-	return news
-}
-
-func (h *hubState) problems() []string {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.fault == "" {
-		return nil
-	}
-	return []string{h.fault}
 }
 
 // EnsureHub makes sure that JupyterHub is wanted in the pool that runs it, as its settings say, and nowhere
@@ -242,45 +164,6 @@ func (h *hubNow) find(tx *store.Tx, session int64) error {
 		}
 	}
 	return err
-}
-
-// hubSpec is the program and its environment, as it is kept: without secrets (see withSecrets).
-func (c *Control) hubSpec(tx *store.Tx) (spec store.AppSpec, err error) {
-	web, err := webOf(tx)
-	if err != nil {
-		return spec, err
-	}
-	if web.Portal == "" {
-		return spec, dspool.Errorf(dspool.Conflict, "there is no web door by which people would reach it").WithHint("add one: doors: [{listen: \"127.0.0.1:8000\", protocol: web, pool: NAME}]")
-	}
-	if c.doorURL("api") == "" {
-		return spec, dspool.Errorf(dspool.Unavailable, "the provider gives machines no way to the server")
-	}
-	return store.AppSpec{
-		Command: []string{"/opt/jupyterhub/bin/python3", "-m", "dspool.jupyterhub", "--port", "{port}"},
-		Env: map[string]string{
-			"DSPOOL_API_URL":         c.doorURL("api"),
-			"DSPOOL_PROXY_API":       c.doorURL("proxy"),
-			"DSPOOL_HUB_URL":         web.Hub,
-			"DSPOOL_PORTAL_URL":      web.Portal,
-			"DSPOOL_POOL":            web.Pool,
-			"DSPOOL_OAUTH_CLIENT_ID": HubClient,
-		},
-	}, nil
-}
-
-// withSecrets is the hub's environment as its machine is told it.
-func (c *Control) withSecrets(env map[string]string) (map[string]string, error) {
-	secrets, err := c.HubSecrets()
-	if err != nil {
-		return nil, err
-	}
-	out := maps.Clone(env)
-	out["DSPOOL_TOKEN"] = secrets.Token
-	out["CONFIGPROXY_AUTH_TOKEN"] = secrets.Proxy
-	out["DSPOOL_OAUTH_CLIENT_SECRET"] = secrets.OAuth
-	out["JUPYTERHUB_CRYPT_KEY"] = secrets.Crypt
-	return out, nil
 }
 
 // hubUID is the id of the hub's account; 0 if it was never made.
