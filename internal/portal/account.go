@@ -3,11 +3,14 @@ package portal
 import (
 	"context"
 	"net/http"
+	"slices"
 
 	"github.com/dspool/dspool"
 	"github.com/dspool/dspool/api"
 	"github.com/dspool/dspool/internal/control"
 )
+
+const tokensShown = 100
 
 // accountPage is somebody's own account. Secret is of a token that was just made: it is shown this once.
 type accountPage struct {
@@ -15,6 +18,7 @@ type accountPage struct {
 	Tokens   []dspool.Token
 	Browsers []control.Browser
 	Secret   string
+	More     bool // tokens than are shown
 	Said     string
 	Failed   *dspool.Error
 }
@@ -31,10 +35,14 @@ func (p *Portal) accountPage(ctx context.Context, m *member) (page accountPage, 
 		own[b.ID] = true
 	}
 	tokens, err := p.Control.Tokens(ctx, m.Who, m.Who.User)
-	for _, t := range tokens.Items {
-		if !own[t.ID] {
-			page.Tokens = append(page.Tokens, t)
+	for _, t := range slices.Backward(tokens.Items) { // newest first
+		if own[t.ID] {
+			continue
 		}
+		if page.More = len(page.Tokens) == tokensShown; page.More {
+			break
+		}
+		page.Tokens = append(page.Tokens, t)
 	}
 	return page, err
 }

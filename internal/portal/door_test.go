@@ -41,6 +41,9 @@ func TestBehindAWebDoor(t *testing.T) {
 	if p.status != http.StatusOK || m == nil || !strings.HasPrefix(cookies(p), "__Host-dspool-before=") {
 		t.Fatalf("%d %s", p.status, p.body)
 	}
+	if p.header.Get("Strict-Transport-Security") == "" {
+		t.Error("browsers may come by plain http next time")
+	}
 	form := url.Values{"csrf": {m[1]}, "user": {"ada"}, "password": {password}}
 	before := cookies(p)
 	t.Run("the origin is that which the door says", func(t *testing.T) {

@@ -83,7 +83,7 @@ func (p *Portal) live(name string, find finder) http.HandlerFunc {
 		w.WriteHeader(http.StatusOK)
 		s := sender{w, http.NewResponseController(w)}
 		defer s.c.SetWriteDeadline(time.Time{}) // the connection may carry other answers
-		if s.send("", "") != nil {
+		if s.send("", "") != nil || r.Method == http.MethodHead {
 			return
 		}
 		last := ""

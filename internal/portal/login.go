@@ -17,6 +17,9 @@ const (
 	formTakes = 10 * time.Second
 	// beforeLife is how long a login page may lie open.
 	beforeLife = 12 * time.Hour
+	// refusedAfter is how long a refusal takes at least: what is written down of a wrong password is not of a
+	// wrong name, and must not show.
+	refusedAfter = 250 * time.Millisecond
 )
 
 // member is somebody who is logged in.
@@ -156,9 +159,15 @@ func (p *Portal) doLogin(w http.ResponseWriter, r *http.Request) {
 	}
 	user, next := strings.TrimSpace(f.Get("user")), safeNext(f.Get("next"))
 	proof := api.Proof{User: user, From: v.from, Protocol: dspool.ProtocolWeb, Method: "password", Password: f.Get("password")}
+	refused := time.NewTimer(refusedAfter)
+	defer refused.Stop()
 	id, err := p.Control.ProveWho(r.Context(), proof)
 	switch {
 	case dspool.ErrorCode(err) == dspool.Unauthenticated:
+		select {
+		case <-refused.C:
+		case <-r.Context().Done():
+		}
 		p.loginPage(w, v, http.StatusForbidden, before, loginPage{Next: next, User: clipped(user, 64), Failed: wrongLogin})
 		return
 	case err != nil:

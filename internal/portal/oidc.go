@@ -10,7 +10,9 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"regexp"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -276,6 +278,21 @@ func discretely(err error) error {
 	return err
 }
 
+var plainWord = regexp.MustCompile(`^[A-Za-z0-9._:/@|~-]{1,255}$`)
+
+// word is a provider's text as one word of a command that somebody may copy into a shell.
+func word(s string) string {
+	if plainWord.MatchString(s) {
+		return s
+	}
+	return "'" + strings.Map(func(r rune) rune {
+		if r < ' ' || r == '\'' || r == 0x7f {
+			return -1
+		}
+		return r
+	}, clipped(s, 255)) + "'"
+}
+
 // ofSubject is who an issuer's subject is here: the account that is linked, or a new one of a name that
 // nobody has or had.
 func (p *Portal) ofSubject(ctx context.Context, o *OIDC, issuer, subject string, c claims) (string, error) {
@@ -284,7 +301,7 @@ func (p *Portal) ofSubject(ctx context.Context, o *OIDC, issuer, subject string,
 		return user.Name, err
 	}
 	who := dspool.Errorf(dspool.Forbidden, "you are known at %s, but no account here is linked with that", o.label()).
-		WithHint("an administrator can link one: dspool user link NAME --issuer %s --subject %s", clipped(issuer, 255), clipped(subject, 255))
+		WithHint("an administrator can link one: dspool user link NAME --issuer %s --subject %s", word(issuer), word(subject))
 	if !o.CreateUsers {
 		return "", who
 	}

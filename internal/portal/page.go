@@ -88,7 +88,8 @@ func (v visit) guard(w http.ResponseWriter, page string, forms ...string) {
 	h.Set("Cross-Origin-Resource-Policy", "same-origin")
 	h.Set("Permissions-Policy", "camera=(), geolocation=(), microphone=()")
 	h.Set("Cache-Control", "no-store")
-	if v.https {
+	// It holds for every port of the name: a plain door on loopback would be out of reach.
+	if v.https && v.origin() == v.settings.URL {
 		h.Set("Strict-Transport-Security", "max-age=31536000")
 	}
 }
