@@ -2,6 +2,7 @@ package config
 
 import (
 	"cmp"
+	"net"
 	"net/mail"
 	"net/netip"
 	"net/url"
@@ -28,6 +29,7 @@ type Web struct {
 	// the doors; "" follows from the first web door.
 	URL            string
 	TrustedProxies []string   // CIDRs whose X-Forwarded headers count
+	Hub            string     // address and port of a JupyterHub elsewhere, which machines reach through the machine door; "" for none
 	TLS            api.WebTLS // paths are absolute
 }
 
@@ -63,6 +65,8 @@ func (r *reader) webFields(w *Web) []field {
 			read: at("url", scalar(r, &w.URL, "url of web", parseOrigin))},
 		{key: "trusted_proxies", form: "list of CIDRs and addresses", unless: "none", doc: "Only their X-Forwarded headers count.",
 			read: at("trusted_proxies", prefixes(r, &w.TrustedProxies, "trusted_proxies of web"))},
+		{key: "hub", form: "HOST:PORT", unless: "the pool's own", doc: "Where a JupyterHub that you have answers over http, for the notebook servers of people who log in there; docs/jupyterhub.md says how. Not beside a pool that runs one.",
+			read: at("hub", scalar(r, &w.Hub, "hub of web", parseHub))},
 		{key: "tls", doc: "Certificates of web doors. Without files and acme a door on a loopback address speaks plain HTTP.", inner: tls, read: func(n *yaml.Node) { r.mapping(n, "tls", tls) }},
 	}
 }
@@ -95,9 +99,20 @@ func (c *Config) finishWeb(r *reader) {
 	case acme && t.Directory == "" && (w.Domain == DefaultDomain || !strings.Contains(w.Domain, ".")):
 		r.problem(at("acme"), "say domain: and a name that the authority can look up, or leave acme out", "Let's Encrypt gives no certificate for %s", w.Domain)
 	}
+	if i := slices.IndexFunc(c.Pools, func(p dspool.Pool) bool { return p.Runs == dspool.RunsJupyterHub }); i >= 0 && w.Hub != "" {
+		r.problem(at("hub"), "leave out hub, or the pool", "web has a hub elsewhere, but pool %s runs one", c.Pools[i].Name)
+	}
 	if t.CA != "" {
 		r.authorities(r.lines["web ca"], "ca of acme", t.CA)
 	}
+}
+
+func parseHub(s string) (string, error) {
+	host, port, err := net.SplitHostPort(s)
+	if n, perr := strconv.ParseUint(port, 10, 16); err != nil || perr != nil || n == 0 || net.ParseIP(host) == nil && !hostName.MatchString(host) {
+		return "", dspool.Errorf(dspool.Invalid, "%s is not where a JupyterHub answers", dspool.Quote(s)).WithHint("HOST:PORT, for example 127.0.0.1:8081")
+	}
+	return s, nil
 }
 
 var domainLabel = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
@@ -218,6 +233,6 @@ func webPairs(c *Config) []pair {
 	if w.TLS.ACME {
 		acme = strings.TrimSpace(cmp.Or(w.TLS.Directory, "Let's Encrypt") + " " + w.TLS.Email)
 	}
-	return []pair{{"domain", w.Domain}, {"url", w.URL}, {"trusted_proxies", list(w.TrustedProxies)},
+	return []pair{{"domain", w.Domain}, {"url", w.URL}, {"trusted_proxies", list(w.TrustedProxies)}, {"hub", w.Hub},
 		{"certificate", w.TLS.Certificate}, {"key", w.TLS.Key}, {"acme", acme}, {"ca", w.TLS.CA}}
 }

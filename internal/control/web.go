@@ -141,6 +141,8 @@ func (c *Control) gatewayWeb(tx *store.Tx) (d api.Web, err error) {
 	}
 	if web.Hub != "" {
 		d.ProxyToken = secrets.Proxy
+	} else {
+		d.Hub = web.Web.Hub // somebody's own, which sets no routes here
 	}
 	apps, err := tx.OpenApps()
 	if err != nil || len(apps) == 0 {
