@@ -78,7 +78,9 @@ const (
 	refusedAgain = time.Minute
 	maxBatch     = 500
 	maxStarters  = 8
-	appLook      = 100 * time.Millisecond // while an app starts: whether it listens
+	appLook      = 100 * time.Millisecond // while an app starts: whether it listens …
+	appHurry     = 30 * time.Second       // … for so long
+	appLookLater = time.Second            // and then
 	firstLook    = time.Second            // from the opening of a session: the user has begun by then
 	lastWord     = 2 * time.Second        // for reporting what is left when the agent is told to end
 )

@@ -128,7 +128,7 @@ func (a *Agent) watchSessions(ctx context.Context) {
 
 // watchApps follows how apps stand until ctx is done.
 func (a *Agent) watchApps(ctx context.Context) {
-	seen, wait := int64(0), time.Duration(0)
+	seen, wait, since := int64(0), time.Duration(0), time.Time{}
 	_ = a.insist(ctx, "look at apps", func() error {
 		for {
 			changes := a.seats.lookAtApps()
@@ -137,8 +137,16 @@ func (a *Agent) watchApps(ctx context.Context) {
 				return err
 			}
 			seen, wait = version, a.cfg.LookEvery
-			if a.seats.seenApps(list, changes) {
+			switch starting := a.seats.seenApps(list, changes); {
+			case !starting:
+				since = time.Time{}
+			case since.IsZero():
+				since = time.Now()
+				fallthrough
+			case time.Since(since) < appHurry:
 				wait = min(wait, appLook)
+			default: // one that takes long, or fails again and again
+				wait = min(wait, appLookLater)
 			}
 		}
 	})

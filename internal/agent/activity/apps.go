@@ -69,23 +69,25 @@ func kernelSilent(now Snapshot, byPID map[int]Process) Verdict {
 }
 
 // ofApps returns the processes that stand by because they are an app's own: main processes, and
-// of Jupyter servers also kernels and language servers.
-func ofApps(now Snapshot, byPID map[int]Process) map[int]bool {
-	out := map[int]bool{}
+// of Jupyter servers also kernels and language servers. Those of servers that answer are known.
+func ofApps(now Snapshot, byPID map[int]Process) (own, known map[int]bool) {
+	own, known = map[int]bool{}, map[int]bool{}
 	for _, a := range now.Apps {
-		out[a.PID] = true
+		own[a.PID] = true
 		if !a.Jupyter {
 			continue
 		}
 		for _, pid := range a.PIDs {
-			out[pid] = out[pid] || isServer(byPID[pid]) || isKernel(byPID[pid])
+			p := byPID[pid]
+			own[pid] = own[pid] || isServer(p) || isKernel(p)
+			known[pid] = own[pid] && !a.Silent
 		}
 		for _, pid := range a.PIDs {
 			p := byPID[pid]
-			out[pid] = out[pid] || out[p.Parent] && !isKernel(byPID[p.Parent]) && isLanguageServer(p)
+			own[pid] = own[pid] || own[p.Parent] && !isKernel(byPID[p.Parent]) && isLanguageServer(p)
 		}
 	}
-	return out
+	return own, known
 }
 
 func isKernel(p Process) bool { return slices.ContainsFunc(p.Args, kernelFile.MatchString) }

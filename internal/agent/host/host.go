@@ -1,6 +1,7 @@
 // Package host is the agent's hand on the machine for users' sessions: it makes accounts and
 // control groups through init, runs sshd, keeps the files that decide who may log in, makes
-// links in homes as their users, and looks whether anything of a session lives.
+// links in homes as their users, has apps run and looks whose their ports are, and whether anything of
+// a session lives.
 //
 // A login is let in by sshd when its certificate is of the server's authority and names the
 // user, and the user has an open session: its principals file is there. It joins the session's

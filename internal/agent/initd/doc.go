@@ -8,6 +8,9 @@
 // It also holds the cgroups of users' sessions, which logins join and whose content it ends,
 // and keeps services such as sshd running, whatever becomes of the agent.
 //
+// In a session it runs apps, programs with a page of their own such as a notebook server, as the user,
+// and keeps of each whatever became of it, in the same way as of attempts.
+//
 // There is no process per attempt beside the attempt's own. Slots, the cgroups of attempts, are
 // kept and used again, because making one costs more than spawning a process.
 package initd
