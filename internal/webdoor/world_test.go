@@ -113,8 +113,10 @@ func (w *world) raw(name string, talk func(net.Conn, *bufio.Reader)) {
 		w.t.Fatal(err)
 	}
 	var all sync.WaitGroup
+	ctx, cancel := context.WithCancel(context.Background())
 	w.t.Cleanup(func() {
 		l.Close()
+		cancel()
 		all.Wait()
 	})
 	all.Go(func() {
@@ -125,7 +127,7 @@ func (w *world) raw(name string, talk func(net.Conn, *bufio.Reader)) {
 			}
 			all.Go(func() {
 				defer c.Close()
-				c.SetDeadline(time.Now().Add(2 * soon))
+				defer context.AfterFunc(ctx, func() { c.Close() })()
 				talk(c, bufio.NewReader(c))
 			})
 		}
