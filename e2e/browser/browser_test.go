@@ -1,0 +1,88 @@
+// Package browser drives the real thing with a real browser: headless Chromium comes in through the web
+// door of a pool whose configuration is examples/team.yaml, meets the portal, JupyterHub and JupyterLab
+// on real machines, and plays what people and attackers do there.
+//
+// All tests share one server; every story has users of its own. With DSPOOL_SCREENSHOTS=1 the
+// pictures in docs/screenshots are taken anew.
+package browser_test
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"testing"
+)
+
+// pool is what the tests look at; chrome is what they look with.
+var (
+	pool   *world
+	chrome *browserProcess
+)
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if why := unfit(); why != "" {
+		fmt.Println("SKIPPED: e2e/browser:", why)
+		return
+	}
+	os.Exit(run(m))
+}
+
+// unfit says what this computer lacks.
+func unfit() string {
+	switch {
+	case testing.Short():
+		return "end to end needs real machines (-short)"
+	case runtime.GOOS != "linux" || os.Geteuid() != 0:
+		return "end to end needs real machines, which only root on Linux can make"
+	}
+	return ""
+}
+
+func run(m *testing.M) (code int) {
+	fail := func(what string, err error) {
+		if err != nil {
+			fmt.Fprintf(os.Stderr, "FAIL: %s: %v\n", what, err)
+			code = 1
+		}
+	}
+	if _, err := exec.LookPath("chromium"); err != nil {
+		fail("find a browser", fmt.Errorf("%w: run `scripts/deps test`", err))
+		return code
+	}
+	var err error
+	pool, err = newWorld()
+	if err != nil {
+		fail("make a work directory", err)
+		return code
+	}
+	defer func() { fail("leave the host as it was", pool.remove(code != 0)) }()
+	// People end a run with Ctrl-C, and the timeout of `go test` with a panic elsewhere: the first still cleans up.
+	interrupted, stop := onInterrupt()
+	defer stop()
+	if err := pool.start(); err != nil {
+		fail("start the pool", err)
+		return code
+	}
+	if err := pool.populate(); err != nil {
+		fail("make users", err)
+		return code
+	}
+	chrome, err = newBrowser(context.Background(), pool.work)
+	if err != nil {
+		fail("start Chromium", err)
+		return code
+	}
+	defer func() { fail("end Chromium", chrome.close()) }()
+	ended := make(chan int, 1)
+	go func() { ended <- m.Run() }()
+	select {
+	case code = <-ended:
+	case <-interrupted:
+		code = 1
+	}
+	return code
+}
