@@ -26,6 +26,7 @@ type strictConn struct {
 	body    int64  // bytes of a body that are still to come past buf
 	scanned int    // bytes of buf that have no end of a head
 	chunked bool   // all that comes is the server's
+	pending bool   // a switch to another protocol is asked for: what comes now may be no head
 	last    bool   // nothing more is read
 }
 
@@ -51,6 +52,8 @@ func (s *strictConn) Read(p []byte) (int, error) {
 			return n, nil
 		case s.last:
 			return 0, io.EOF
+		case s.pending:
+			return 0, s.hold()
 		case s.chunked && len(s.buf) > 0:
 			s.ready = len(s.buf)
 			continue
@@ -73,6 +76,27 @@ func (s *strictConn) Read(p []byte) (int, error) {
 		}
 	}
 }
+
+// mostEarly is what a client may send before it has heard whether the protocol is switched.
+const mostEarly = 64 << 10
+
+// hold reads on behalf of a server that wants to know whether the client is still there, and gives it
+// nothing: either the connection is released, with what has come, or the server ends this Read with a
+// deadline when it has answered, and what has come is a head after all.
+func (s *strictConn) hold() error {
+	for len(s.buf) < mostEarly {
+		if err := s.fill(); err != nil {
+			s.pending = false
+			return err
+		}
+		if s.last { // the client has gone
+			return io.EOF
+		}
+	}
+	return errTooEarly
+}
+
+var errTooEarly = errors.New("the client does not wait for the protocol to switch")
 
 // fill reads more of a head.
 func (s *strictConn) fill() error {
@@ -116,12 +140,13 @@ func (s *strictConn) head() bool {
 		return false
 	}
 	end += from + 4
-	length, chunked, ok := judgeHead(s.buf[:end])
+	h, ok := judgeHead(s.buf[:end])
 	if !ok {
 		s.refuse()
 		return true
 	}
-	s.ready, s.body, s.chunked, s.scanned = end, length, chunked, 0
+	s.ready, s.body, s.chunked, s.scanned = end, h.length, h.chunked, 0
+	s.pending = h.upgrade && !h.chunked && h.length == 0
 	return true
 }
 
@@ -129,44 +154,52 @@ func (s *strictConn) refuse() {
 	s.buf, s.ready, s.last = []byte(refusedHead), len(refusedHead), true
 }
 
-// judgeHead returns how long the body is that follows a head, or that it is in chunks; ok is false
-// for a head that could be read in two ways.
-func judgeHead(head []byte) (length int64, chunked, ok bool) {
+// framing is what a head says of what follows it.
+type framing struct {
+	length           int64
+	chunked, upgrade bool
+}
+
+// judgeHead says what follows a head; ok is false for a head that could be read in two ways.
+func judgeHead(head []byte) (f framing, ok bool) {
 	line, rest, _ := bytes.Cut(head, []byte("\r\n"))
 	method, after, _ := bytes.Cut(line, []byte(" "))
 	target, version, _ := bytes.Cut(after, []byte(" "))
 	if !isToken(method) || !isTarget(target) || string(version) != "HTTP/1.1" && string(version) != "HTTP/1.0" {
-		return 0, false, false
+		return f, false
 	}
 	lengths, codings, hosts := 0, 0, 0
 	for len(rest) > 2 { // the empty line
 		line, rest, _ = bytes.Cut(rest, []byte("\r\n"))
 		name, value, found := bytes.Cut(line, []byte(":"))
 		if !found || !isToken(name) || !isValue(value) {
-			return 0, false, false
+			return f, false
 		}
 		value = bytes.Trim(value, " \t")
 		switch {
 		case bytes.EqualFold(name, []byte("content-length")):
 			n, err := strconv.ParseUint(string(value), 10, 63)
 			if err != nil || value[0] == '+' {
-				return 0, false, false
+				return f, false
 			}
-			length = int64(n)
+			f.length = int64(n)
 			lengths++
 		case bytes.EqualFold(name, []byte("transfer-encoding")):
 			if !bytes.EqualFold(value, []byte("chunked")) {
-				return 0, false, false
+				return f, false
 			}
 			codings++
 		case bytes.EqualFold(name, []byte("host")):
 			hosts++
+		case bytes.EqualFold(name, []byte("upgrade")):
+			f.upgrade = true
 		}
 	}
 	if lengths+codings > 1 || hosts > 1 || codings > 0 && string(version) == "HTTP/1.0" {
-		return 0, false, false
+		return f, false
 	}
-	return length, codings > 0, true
+	f.chunked = codings > 0
+	return f, true
 }
 
 // inToken says which bytes names are made of (RFC 9110 section 5.6.2).

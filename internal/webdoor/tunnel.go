@@ -20,7 +20,7 @@ const (
 	tunnelBig   = 64 << 10
 	// halfOpen is how long one way stays open after the other has ended. Neither end of a WebSocket
 	// has anything to say then but its own goodbye.
-	halfOpen = 10 * time.Second
+	halfOpen = 3 * time.Second
 )
 
 var bigBuffers = sync.Pool{New: func() any { return new([tunnelBig]byte) }}
