@@ -40,6 +40,9 @@ import "github.com/dspool/dspool"
 //	GET    /sessions/{id}                            → SessionDetail
 //	POST   /sessions/{id}/keep             KeepRequest → dspool.Session
 //	DELETE /sessions/{id}                            → 202 dspool.Operation
+//	GET    /recordings?user=&before=&limit=          → List[Recording], newest first; recordings are for administrators
+//	GET    /recordings/{id}                          → Recording
+//	GET    /recordings/{id}/cast                     → what its terminal showed, as asciicast
 //	GET    /apps?user=&all=                          → List[dspool.App], newest first
 //	POST   /apps                           AppRequest → 201 dspool.App; one of that name that still runs is ended first
 //	GET    /apps/{id}                                → dspool.App
@@ -270,6 +273,24 @@ type RevocationRequest struct {
 	Serial      uint64 `json:"serial,omitempty"`
 	Fingerprint string `json:"fingerprint,omitempty" doc:"Of a key, or of a certificate's key."`
 	Why         string `json:"why,omitempty" maxLength:"128"`
+}
+
+// Recording is what one terminal showed, in a pool that records them.
+type Recording struct {
+	ID         string      `json:"id" doc:"When it began, and its connection."`
+	User       string      `json:"user"`
+	Began      dspool.Time `json:"began"`
+	Written    dspool.Time `json:"written" doc:"When something was last recorded."`
+	Open       bool        `json:"open" doc:"Whether its connection is still open."`
+	Bytes      int64       `json:"bytes"`
+	Columns    int         `json:"columns" doc:"Of the terminal, when it began."`
+	Rows       int         `json:"rows"`
+	Connection string      `json:"connection"`
+	Session    int64       `json:"session,omitempty"`
+	Pool       string      `json:"pool,omitempty"`
+	Machine    string      `json:"machine,omitempty"`
+	From       string      `json:"from,omitempty" doc:"Address and port of the person's end."`
+	Auth       string      `json:"auth,omitempty" doc:"How the user proved who they are."`
 }
 
 // SessionDetail is a session with its connections and latest events.

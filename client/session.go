@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"io"
 	"net/http"
 	"strconv"
 
@@ -57,4 +58,31 @@ func (c *Client) UncordonMachine(ctx context.Context, name string) (dspool.Machi
 // DrainMachine begins to remove a machine: once nothing lives on it, or at the deadline (from now; 0 is never).
 func (c *Client) DrainMachine(ctx context.Context, name string, deadline dspool.Duration) (dspool.Operation, error) {
 	return post[dspool.Operation](ctx, c, false, api.DrainRequest{Deadline: deadline}, "machines", name, "drain")
+}
+
+// RecordingFilter selects recordings of terminals; what is zero selects everything.
+type RecordingFilter struct {
+	User   string
+	Before string // the last one already seen
+	Limit  int
+}
+
+// Recordings lists what terminals showed, newest first; for administrators.
+func (c *Client) Recordings(ctx context.Context, f RecordingFilter) (api.List[api.Recording], error) {
+	return get[api.List[api.Recording]](ctx, c, query("user", f.User, "before", f.Before, "limit", strconv.Itoa(f.Limit)), "recordings")
+}
+
+// Recording returns one recording's particulars.
+func (c *Client) Recording(ctx context.Context, id string) (api.Recording, error) {
+	return get[api.Recording](ctx, c, nil, "recordings", id)
+}
+
+// ReadRecording reads one as the asciicast, version 2, that it is; of one that is still being made, what is
+// there by now. The caller closes it.
+func (c *Client) ReadRecording(ctx context.Context, id string) (io.ReadCloser, error) {
+	resp, err := c.open(ctx, call{method: http.MethodGet, path: []string{"recordings", id, "cast"}}, "application/x-asciicast")
+	if err != nil {
+		return nil, err
+	}
+	return resp.Body, nil
 }

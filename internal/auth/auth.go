@@ -49,6 +49,7 @@ const (
 	Machine   Kind = "machine"   //
 	Job       Kind = "job"       // with its tasks and output
 	Session   Kind = "session"   // with its connections
+	Recording Kind = "recording" // of a terminal
 	App       Kind = "app"       // a program in a user's session
 	Account   Kind = "account"   // a user
 	UserName  Kind = "user name" // that there is such a user
@@ -74,6 +75,7 @@ var rules = map[Kind]map[Action]who{
 	Machine:   {See: everyone, Change: admins},
 	Job:       {See: owner, Change: owner},
 	Session:   {See: owner, Change: owner},
+	Recording: {See: admins},
 	App:       {See: spawners, Use: spawners, Change: spawners},
 	UserName:  {See: spawners},
 	Account:   {See: owner, Change: admins},

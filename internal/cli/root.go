@@ -54,7 +54,7 @@ func (a *app) root() *cobra.Command {
 	add(groupWork, a.login(), a.logout(), a.ssh(), a.sshConfig(), a.session(), a.apps())
 	add(groupJobs, a.run(), a.job())
 	add(groupPool, a.status(), a.pool(), a.machine(), a.door(), a.image(), a.size(), a.share(), a.events())
-	add(groupPeople, a.user(), a.group(), a.token(), a.revoke(), a.usage())
+	add(groupPeople, a.user(), a.group(), a.token(), a.revoke(), a.recording(), a.usage())
 	add(groupServer, a.apply(), a.ca(), a.version())
 	add(groupServer, a.Extra...)
 	root.AddCommand(&cobra.Command{Use: "exit-codes", Short: "What exit codes mean", Long: exitCodesText})

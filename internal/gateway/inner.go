@@ -24,6 +24,7 @@ const (
 	machineTries    = 5
 	spareLife       = 2 * time.Minute // of a prepared connection that nobody uses
 	mostSpares      = 256
+	innerCongestion = "cubic"
 	userTimeout     = 20 * time.Second // unanswered bytes after which a machine is gone
 )
 
@@ -89,6 +90,9 @@ func loginMachine(ctx context.Context, address string, config *ssh.ClientConfig)
 	if raw, err := c.(*net.TCPConn).SyscallConn(); err == nil {
 		raw.Control(func(fd uintptr) {
 			unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(userTimeout.Milliseconds()))
+			// Where the host paces what it sends (BBR), that only delays on the way to its own machines.
+			// A kernel without this one keeps its own choice.
+			_ = unix.SetsockoptString(int(fd), unix.IPPROTO_TCP, unix.TCP_CONGESTION, innerCongestion)
 		})
 	}
 	conn, chans, reqs, err := ssh.NewClientConn(newBulkConn(c), address, config)

@@ -18,6 +18,7 @@ import (
 func (s *Server) sessions() {
 	s.accounts()
 	s.drains()
+	s.recordings()
 	c := s.control
 	route(s, http.MethodGet, "/sessions", "list-sessions", "Sessions, newest first", 200,
 		func(ctx context.Context, who auth.Subject, in *struct {
