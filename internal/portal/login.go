@@ -201,6 +201,18 @@ func (p *Portal) enter(ctx context.Context, w http.ResponseWriter, r *http.Reque
 	return nil
 }
 
+// askLogout is where JupyterHub sends people who have logged out of it: whether they leave the portal as
+// well is theirs to say.
+func (p *Portal) askLogout(w http.ResponseWriter, r *http.Request) {
+	v := visitOf(r)
+	m, err := p.login(r, v)
+	if err != nil || m == nil {
+		redirect(w, "/login")
+		return
+	}
+	p.render(w, v, http.StatusOK, "logout", nil, m)
+}
+
 func (p *Portal) logout(w http.ResponseWriter, r *http.Request, m *member) {
 	p.left(w, r, m, p.Control.EndWebLogin(r.Context(), m.Who, m.ID, "logged out"))
 }

@@ -143,3 +143,19 @@ func TestLoginLeadsNowhereElse(t *testing.T) {
 		}
 	}
 }
+
+// JupyterHub sends people here who have logged out of it.
+func TestLeavingIsAsked(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, false)
+	if p := w.browser().get("/logout"); p.status != http.StatusSeeOther || p.to() != "/login" {
+		t.Errorf("nobody: %d %s", p.status, p.to())
+	}
+	ada := w.login("ada")
+	if p := ada.get("/logout"); p.status != http.StatusOK || !strings.Contains(p.body, `action="/logout/everywhere"`) {
+		t.Errorf("ada: %d %s", p.status, p.body)
+	}
+	if p := ada.get("/"); p.status != http.StatusOK {
+		t.Errorf("asking has logged her out: %d", p.status)
+	}
+}

@@ -111,6 +111,7 @@ func (p *Portal) routes() http.Handler {
 	do := func(path string, fn func(http.ResponseWriter, *http.Request, *member)) {
 		mux.HandleFunc("POST "+path, p.member(fn))
 	}
+	mux.HandleFunc("GET /logout", p.askLogout)
 	do("/logout", p.logout)
 	do("/logout/everywhere", p.logoutEverywhere)
 
