@@ -1,6 +1,7 @@
 package browser_test
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -46,20 +47,51 @@ func inLab(t *testing.T, user string) *person {
 	return p
 }
 
+// idle says that the kernel of the notebook in front waits for something to do.
+const idle = `[...document.querySelectorAll("#jp-main-statusbar *, #jp-bottom-panel *")].some(e => /^Python 3 \(ipykernel\) \| Idle$/.test(e.textContent.trim()))`
+
+// quiet answers JupyterLab's question whether it may fetch news, so that it is not in the way.
+func (b *tab) quiet() {
+	b.t.Helper()
+	no := `[...document.querySelectorAll(".Toastify button, .jp-toast-button")].find(e => e.textContent == "No")`
+	b.until("the question about news", no)
+	must[chromedp.Void](b, no+`.click()`)
+	b.until("no question", `!document.querySelector(".Toastify__toast")`)
+}
+
 // notebook opens a new notebook from the launcher and waits for its kernel.
 func (b *tab) notebook() {
 	b.t.Helper()
 	b.click(`.jp-LauncherCard[data-category="Notebook"]`)
-	b.until("a notebook", `document.querySelector(".jp-NotebookPanel:not(.lm-mod-hidden) .jp-Cell .cm-content")`)
-	b.until("a kernel", `document.querySelector('.jp-NotebookPanel:not(.lm-mod-hidden) .jp-Notebook-ExecutionIndicator[data-status="idle"]')`)
+	b.kernel()
+}
+
+// kernel waits until the notebook in front has a kernel with nothing to do.
+func (b *tab) kernel() {
+	b.t.Helper()
+	b.until("a notebook", `document.querySelector(".jp-NotebookPanel:not(.lm-mod-hidden) .jp-Cell")`)
+	b.until("a kernel", idle)
 }
 
 // cell writes code into the last cell and runs it.
 func (b *tab) cell(code string) {
 	b.t.Helper()
-	must[chromedp.Void](b, `(() => { const all = document.querySelectorAll(".jp-NotebookPanel:not(.lm-mod-hidden) .jp-Notebook .jp-CodeCell .cm-content"); all[all.length - 1].focus() })()`)
+	before := must[int](b, `document.querySelectorAll(".jp-NotebookPanel:not(.lm-mod-hidden) .jp-CodeCell").length`)
+	must[chromedp.Void](b, `(() => { const all = document.querySelectorAll(".jp-NotebookPanel:not(.lm-mod-hidden) .jp-CodeCell .cm-content"); all[all.length - 1].focus() })()`)
 	b.typed(code)
 	b.keys(kb.Enter, kb.ModifierShift)
+	b.until("a cell after the one that runs", fmt.Sprintf(`document.querySelectorAll(".jp-NotebookPanel:not(.lm-mod-hidden) .jp-CodeCell").length > %d`, before))
+}
+
+// save saves the notebook under a name, as the first Ctrl+S asks for one.
+func (b *tab) save(name string) {
+	b.t.Helper()
+	b.keys("s", kb.ModifierCtrl)
+	b.until("the question for a name", `document.querySelector(".jp-Dialog input")`)
+	must[chromedp.Void](b, `document.querySelector(".jp-Dialog input").select()`)
+	b.typed(name)
+	b.click(`.jp-Dialog .jp-mod-accept`)
+	b.until("the notebook is saved", `!document.querySelector(".jp-Dialog") && !document.querySelector(".lm-TabBar-tab.jp-mod-dirty") && document.title.includes(`+quote(name[:8])+`)`)
 }
 
 // outputs waits until the notebook shows a text as output.
@@ -85,3 +117,26 @@ func stop(t *testing.T, user string) {
 		pool.dspool(t, "session", "close", fmt.Sprint(s.ID), "--yes")
 	}
 }
+
+// claim is a subtest in which a person goes on where the last one ended; without it later ones say nothing.
+func (p *person) claim(what string, fn func(t *testing.T)) {
+	p.t.Helper()
+	whole := p.t
+	ok := whole.Run(what, func(t *testing.T) {
+		for _, b := range p.tabs {
+			b.t = t
+		}
+		defer func() {
+			for _, b := range p.tabs {
+				b.t = whole
+			}
+		}()
+		fn(t)
+	})
+	if !ok {
+		whole.FailNow()
+	}
+}
+
+// errStill says that something is not there yet.
+var errStill = errors.New("not yet as wanted")
