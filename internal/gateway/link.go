@@ -62,23 +62,17 @@ func (l *link) Directives(ctx context.Context, after int64) (d api.GatewayDirect
 }
 
 func (l *link) Authenticate(ctx context.Context, p api.Proof) (id api.Identity, err error) {
-	ctx, cancel := context.WithTimeout(ctx, quickAnswer)
-	defer cancel()
-	err = l.call(ctx, http.MethodPost, "authenticate", p, &id)
+	err = l.post(ctx, "authenticate", p, &id)
 	return id, err
 }
 
 func (l *link) Certificate(ctx context.Context, m api.MachineLogin) (c api.MachineCertificate, err error) {
-	ctx, cancel := context.WithTimeout(ctx, quickAnswer)
-	defer cancel()
-	err = l.call(ctx, http.MethodPost, "certificate", m, &c)
+	err = l.post(ctx, "certificate", m, &c)
 	return c, err
 }
 
 func (l *link) Report(ctx context.Context, list []api.ConnectionReport) error {
-	ctx, cancel := context.WithTimeout(ctx, quickAnswer)
-	defer cancel()
-	return l.call(ctx, http.MethodPost, "connections", list, nil)
+	return l.post(ctx, "connections", list, nil)
 }
 
 func (l *link) OpenSession(ctx context.Context, o api.OpenSession, step func(api.SessionStep)) (last api.SessionStep, err error) {
@@ -97,6 +91,13 @@ func (l *link) OpenSession(ctx context.Context, o api.OpenSession, step func(api
 		}
 		step(s)
 	}
+}
+
+// post asks for what the server answers quickly.
+func (l *link) post(ctx context.Context, path string, in, out any) error {
+	ctx, cancel := context.WithTimeout(ctx, quickAnswer)
+	defer cancel()
+	return l.call(ctx, http.MethodPost, path, in, out)
 }
 
 func (l *link) call(ctx context.Context, method, path string, in, out any) error {
@@ -178,23 +179,17 @@ func patiently[T any](ctx context.Context, ask func() (T, error)) (T, error) {
 
 // WebLogin says who the holder of a portal cookie is; an error with code Unauthenticated for every wrong one.
 func (l *link) WebLogin(ctx context.Context, w api.WebLogin) (id api.Identity, err error) {
-	ctx, cancel := context.WithTimeout(ctx, quickAnswer)
-	defer cancel()
-	err = l.call(ctx, http.MethodPost, "web/login", w, &id)
+	err = l.post(ctx, "web/login", w, &id)
 	return id, err
 }
 
 // WebCertificate gets a certificate of the server's authority for a web door.
 func (l *link) WebCertificate(ctx context.Context, w api.WebCertificate) (out api.EnrolResponse, err error) {
-	ctx, cancel := context.WithTimeout(ctx, quickAnswer)
-	defer cancel()
-	err = l.call(ctx, http.MethodPost, "web/certificate", w, &out)
+	err = l.post(ctx, "web/certificate", w, &out)
 	return out, err
 }
 
 // WebConnections records that browsers have WebSockets to apps.
 func (l *link) WebConnections(ctx context.Context, list []api.WebConnection) error {
-	ctx, cancel := context.WithTimeout(ctx, quickAnswer)
-	defer cancel()
-	return l.call(ctx, http.MethodPost, "web/connections", list, nil)
+	return l.post(ctx, "web/connections", list, nil)
 }
