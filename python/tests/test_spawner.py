@@ -69,6 +69,8 @@ def test_shows_the_real_steps_with_place_and_estimate_and_a_bar_that_only_grows(
         ]
         bar = [e["progress"] for e in events]
         assert bar == sorted(bar) and bar[-1] < 100
+        steps = [e["progress"] for e in events if "message" in e]
+        assert steps[1] <= 20 and steps[3] >= 50, "with a machine the rest is short"
 
     play(story)
 

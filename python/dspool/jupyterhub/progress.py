@@ -6,8 +6,10 @@ import time
 
 TICK = 2  # seconds between movements of the bar
 MOST = 95  # of 100; the rest is JupyterHub's, which says that the server is ready
-# While others are before one, nobody knows how long it takes: the bar stays low.
+# While one waits for a machine, nobody knows how long it takes: the bar stays low.
 MOST_IN_QUEUE = 20
+# With a machine, the rest is a matter of seconds.
+PLACED, PLACED_SECONDS = 50, 8
 
 
 class Progress:
@@ -19,6 +21,7 @@ class Progress:
         self._events = []
         self._waiters = set()
         self._queued = False
+        self._placed = None  # when it got its machine
         self._ready_at = 0.0  # by the estimate; 0 is unknown
         self._shown = 0
         self.done = False
@@ -26,6 +29,10 @@ class Progress:
     def step(self, message, position=0, estimate=0.0):
         """Records a step. estimate is how many seconds it should still take; 0 is unknown."""
         self._queued = position > 0
+        if self._queued:
+            self._placed = None
+        elif self._placed is None and message.startswith(("preparing ", "starting ")):
+            self._placed = self._clock()
         self._ready_at = self._clock() + estimate if estimate else 0.0
         percent = self.percent()
         text = sentence(message, position, estimate)
@@ -46,6 +53,9 @@ class Progress:
         elif self._ready_at:
             left = max(self._ready_at - now, 0)
             most, now_at = MOST, elapsed / ((elapsed + left) or 1)
+        elif self._placed is not None:
+            rest = 1 - math.exp(-(now - self._placed) / PLACED_SECONDS)
+            most, now_at = PLACED + (MOST - PLACED) * rest, 1
         else:
             most, now_at = MOST, 1 - math.exp(-elapsed / 60)
         self._shown = max(self._shown, min(int(most * now_at), MOST))
@@ -84,7 +94,8 @@ class Progress:
 def sentence(message, position=0, estimate=0.0):
     """One line for a step, such as "Pool lab is full (place 2 in the queue, about 3 min)"."""
     message = "".join(c if c.isprintable() else " " for c in message).strip()
-    message = message[:1].upper() + message[1:]
+    if message.split(" ", 1)[0].isalpha():  # not the name of a machine
+        message = message[:1].upper() + message[1:]
     facts = []
     if position:
         facts.append(f"place {position} in the queue")
