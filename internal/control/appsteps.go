@@ -87,14 +87,20 @@ func appStepOf(tx *store.Tx, a store.AppRow) (st api.SessionStep, err error) {
 		case dspool.SessionWaiting:
 			st.Message, st.Position = cmp.Or(s.Reason, "looking for a machine"), s.Position
 			st.Estimate, err = startEstimate(tx, s)
+			if st.Estimate > 0 { // its machine comes; the app itself takes longer
+				st.Estimate, err = appEstimate(tx, a)
+			}
 		case dspool.SessionPlaced:
 			st.Message = "preparing " + s.Machine
+			st.Estimate, err = appEstimate(tx, a)
 		default:
 			st.Message = "ending the " + a.Name + " before"
 		}
 		return st, err
 	case dspool.AppStarting:
 		st.Message = "starting " + a.Name + " on " + a.Machine
+		st.Estimate, err = appEstimate(tx, a)
+		return st, err
 	case dspool.AppStopping:
 		st.Message = "ending " + a.Name
 	case dspool.AppRunning:
@@ -112,6 +118,29 @@ func appStepOf(tx *store.Tx, a store.AppRow) (st api.SessionStep, err error) {
 		}
 	}
 	return st, nil
+}
+
+// latestStarts is how many past starts an estimate looks back at, of everybody's apps together.
+const latestStarts = 50
+
+// appEstimate is how long it should still take until an app runs: the mean of the latest starts of such
+// apps in its pool, less the time that it has taken already; 0, unknown, when there were none or it is late.
+func appEstimate(tx *store.Tx, a store.AppRow) (dspool.Duration, error) {
+	rows, err := tx.Apps(store.AppFilter{All: true, Limit: latestStarts})
+	if err != nil {
+		return 0, err
+	}
+	var sum, n time.Duration
+	for _, r := range rows {
+		if r.Name == a.Name && r.Pool == a.Pool && r.Started != nil {
+			sum += r.Started.Sub(r.Created)
+			n++
+		}
+	}
+	if n == 0 {
+		return 0, nil
+	}
+	return dspool.Duration(max(sum/n-tx.Now().Sub(a.Created), 0).Round(100 * time.Millisecond)), nil
 }
 
 func because(a store.AppRow) string {
