@@ -33,6 +33,8 @@ import "github.com/dspool/dspool"
 //	DELETE /users/{name}/keys?fingerprint=           → 204
 //	GET    /groups                                   → List[dspool.Group]
 //	POST   /login                         LoginRequest → Login   (password in the request; no other authentication)
+//	POST   /login/device                 DeviceRequest → DeviceLogin   (no authentication)
+//	POST   /login/device/token      DeviceTokenRequest → DeviceToken   (no other authentication)
 //	POST   /ssh/certificate         CertificateRequest → Certificate
 //	GET    /ssh/known_hosts                          → text/plain: lines for known_hosts of every door
 //	POST   /ssh/revocations        RevocationRequest → 204
@@ -249,7 +251,42 @@ type LoginRequest struct {
 	Expires  dspool.Duration `json:"expires,omitempty" doc:"12h unless given, at most 30 days."`
 }
 
-// Login is a token got by password.
+// DeviceRequest asks for a login that somebody confirms in a browser (RFC 8628, section 3.1).
+type DeviceRequest struct {
+	Name    string          `json:"name,omitempty" maxLength:"64" doc:"What the computer that asks calls itself, such as ada@laptop."`
+	Expires dspool.Duration `json:"expires,omitempty" doc:"Of the token: 12h unless given, at most 30 days."`
+}
+
+// DeviceLogin is what to show to that person (section 3.2).
+type DeviceLogin struct {
+	DeviceCode  string `json:"device_code" doc:"A secret of whoever asked: it is traded for the token."`
+	UserCode    string `json:"user_code" doc:"What the person compares, or types."`
+	URI         string `json:"verification_uri"`
+	URIComplete string `json:"verification_uri_complete" doc:"It brings the user code along."`
+	ExpiresIn   int    `json:"expires_in" doc:"Seconds until the codes are worth nothing."`
+	Interval    int    `json:"interval" doc:"Seconds to wait before each ask for the token."`
+}
+
+// DeviceTokenRequest asks whether the login was confirmed (section 3.4).
+type DeviceTokenRequest struct {
+	DeviceCode string `json:"device_code" maxLength:"128"`
+}
+
+// Answers to that. A login that was refused, has expired or was taken already is an error.
+const (
+	DevicePending  = "authorization_pending"
+	DeviceSlowDown = "slow_down" // pending, and asked too soon: Interval has grown (section 3.5)
+	DeviceGranted  = "granted"
+)
+
+// DeviceToken is how the login stands.
+type DeviceToken struct {
+	State    string `json:"state" enum:"authorization_pending,slow_down,granted"`
+	Interval int    `json:"interval,omitempty" doc:"Seconds to wait before the next ask."`
+	Login    *Login `json:"login,omitempty" doc:"Once it is granted. It is given once."`
+}
+
+// Login is a token got by password, or confirmed in a browser.
 type Login struct {
 	NewToken
 	User dspool.User `json:"account"`
