@@ -6,6 +6,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -41,13 +43,14 @@ func TestJupyterHubsOwnProxyTestsPass(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer os.RemoveAll(dir)
+			path := "PATH=" + strings.Join([]string{filepath.Dir(door), filepath.Dir(python), os.Getenv("PATH")}, ":")
+			defer endAll(t, path)
 			ctx, cancel := context.WithTimeout(t.Context(), hubTimeout)
 			defer cancel()
 			cmd := exec.CommandContext(ctx, python, append([]string{"-m", "pytest", "-c", filepath.Join(testdata, "pytest.ini"), "--rootdir", dir,
 				"--basetemp", filepath.Join(dir, "pytest"), "--pyargs"}, modules...)...)
 			cmd.Dir = dir
-			cmd.Env = append(os.Environ(), "PATH="+strings.Join([]string{filepath.Dir(door), filepath.Dir(python), os.Getenv("PATH")}, ":"),
-				"PYTHONPATH="+testdata, "PYTHONDONTWRITEBYTECODE=1", "JUPYTERHUB_TEST_SUBDOMAIN_HOST="+c.host)
+			cmd.Env = append(os.Environ(), path, "PYTHONPATH="+testdata, "PYTHONDONTWRITEBYTECODE=1", "JUPYTERHUB_TEST_SUBDOMAIN_HOST="+c.host)
 			cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 			// A terminated pytest ends what it started; a killed one would not.
 			cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGINT) }
@@ -58,5 +61,26 @@ func TestJupyterHubsOwnProxyTestsPass(t *testing.T) {
 			}
 			t.Logf("%s", out[max(0, len(out)-200):])
 		})
+	}
+}
+
+// endAll ends processes that have a variable in their environment: JupyterHub's tests leave notebook
+// servers behind, in sessions of their own.
+func endAll(t *testing.T, variable string) {
+	processes, err := filepath.Glob("/proc/[0-9]*")
+	if err != nil {
+		t.Error(err)
+	}
+	for _, dir := range processes {
+		pid, err := strconv.Atoi(filepath.Base(dir))
+		if err != nil || pid == os.Getpid() {
+			continue
+		}
+		environment, err := os.ReadFile(filepath.Join(dir, "environ"))
+		if err == nil && slices.Contains(strings.Split(string(environment), "\x00"), variable) {
+			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+				t.Logf("end process %d: %v", pid, err)
+			}
+		}
 	}
 }
