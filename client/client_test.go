@@ -95,11 +95,13 @@ func TestEveryMethodAsksItsEndpoint(t *testing.T) {
 		"GET /api/v1/users/u/keys":             func() error { return err(c.UserKeys(ctx, "u")) },
 		"POST /api/v1/users/u/keys":            func() error { return err(c.AddUserKey(ctx, "u", "ssh-ed25519 x")) },
 		"DELETE /api/v1/users/u/keys?fingerprint=SHA256%3Aa%2Fb%2Bc": func() error { return c.RemoveUserKey(ctx, "u", "SHA256:a/b+c") },
-		"GET /api/v1/groups":           func() error { return err(c.Groups(ctx)) },
-		"POST /api/v1/login":           func() error { return err(c.Login(ctx, api.LoginRequest{})) },
-		"POST /api/v1/ssh/certificate": func() error { return err(c.SignCertificate(ctx, api.CertificateRequest{})) },
-		"POST /api/v1/ssh/revocations": func() error { return c.Revoke(ctx, api.RevocationRequest{}) },
-		"GET /api/v1/ssh/known_hosts":  func() error { return err(c.KnownHosts(ctx)) },
+		"GET /api/v1/groups":              func() error { return err(c.Groups(ctx)) },
+		"POST /api/v1/login":              func() error { return err(c.Login(ctx, api.LoginRequest{})) },
+		"POST /api/v1/login/device":       func() error { return err(c.BeginDeviceLogin(ctx, api.DeviceRequest{})) },
+		"POST /api/v1/login/device/token": func() error { return err(c.DeviceToken(ctx, "d")) },
+		"POST /api/v1/ssh/certificate":    func() error { return err(c.SignCertificate(ctx, api.CertificateRequest{})) },
+		"POST /api/v1/ssh/revocations":    func() error { return c.Revoke(ctx, api.RevocationRequest{}) },
+		"GET /api/v1/ssh/known_hosts":     func() error { return err(c.KnownHosts(ctx)) },
 		"GET /api/v1/sessions?all=true&before=9&limit=7&pool=p&user=u": func() error {
 			return err(c.Sessions(ctx, client.SessionFilter{User: "u", Pool: "p", All: true, Before: 9, Limit: 7}))
 		},

@@ -54,6 +54,16 @@ func (c *Client) Login(ctx context.Context, req api.LoginRequest) (api.Login, er
 	return post[api.Login](ctx, c, false, req, "login")
 }
 
+// BeginDeviceLogin asks for a login that somebody confirms in a browser. It needs no credential.
+func (c *Client) BeginDeviceLogin(ctx context.Context, req api.DeviceRequest) (api.DeviceLogin, error) {
+	return post[api.DeviceLogin](ctx, c, false, req, "login", "device")
+}
+
+// DeviceToken asks once how such a login stands, and takes the token when it is granted.
+func (c *Client) DeviceToken(ctx context.Context, code string) (api.DeviceToken, error) {
+	return post[api.DeviceToken](ctx, c, false, api.DeviceTokenRequest{DeviceCode: code}, "login", "device", "token")
+}
+
 // SignCertificate gets a short-lived SSH certificate, good at the doors, for a public key of the caller's.
 func (c *Client) SignCertificate(ctx context.Context, req api.CertificateRequest) (api.Certificate, error) {
 	return post[api.Certificate](ctx, c, false, req, "ssh", "certificate")

@@ -48,6 +48,7 @@ type Control struct {
 
 	gateway *gatewayState
 	wrong   *wrongs
+	devices *devices
 	lanes   *lanes
 	spaces  *spaces
 	jupyter hubState
@@ -57,7 +58,7 @@ type Control struct {
 
 // New makes a Control. Close ends what it does in the background.
 func New(o Options) *Control {
-	c := &Control{Options: o, hub: newHub(), started: time.Now().UTC(), gateway: newGatewayState(), wrong: newWrongs(), lanes: newLanes(), preparing: newLanes(), spaces: newSpaces()}
+	c := &Control{Options: o, hub: newHub(), started: time.Now().UTC(), gateway: newGatewayState(), wrong: newWrongs(), devices: newDevices(), lanes: newLanes(), preparing: newLanes(), spaces: newSpaces()}
 	c.base, c.stop = context.WithCancel(context.Background())
 	return c
 }

@@ -283,11 +283,15 @@ func (c *Control) Login(ctx context.Context, from string, req api.LoginRequest) 
 	if err != nil {
 		return out, err
 	}
-	who := auth.Subject{User: id.User, Admin: id.Admin}
-	if out.NewToken, err = c.AddToken(ctx, who, api.AddTokenRequest{Name: "login", Expires: dspool.Duration(life(req.Expires, loginMost))}); err != nil {
+	return c.grantLogin(ctx, auth.Subject{User: id.User, Admin: id.Admin}, dspool.Duration(life(req.Expires, loginMost)))
+}
+
+// grantLogin gives a user who has proved it a token.
+func (c *Control) grantLogin(ctx context.Context, who auth.Subject, expires dspool.Duration) (out api.Login, err error) {
+	if out.NewToken, err = c.AddToken(ctx, who, api.AddTokenRequest{Name: "login", Expires: expires}); err != nil {
 		return out, err
 	}
-	d, err := c.User(ctx, who, id.User)
+	d, err := c.User(ctx, who, who.User)
 	out.User = d.User
 	return out, err
 }

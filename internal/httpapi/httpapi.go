@@ -66,7 +66,7 @@ func (s *Server) plain(op huma.Operation, media string, h http.HandlerFunc) {
 }
 
 // open are the paths that need no credential.
-var open = map[string]bool{"/healthz": true, prefix + "/ca": true, prefix + "/login": true, prefix + "/ssh/known_hosts": true, prefix + "/openapi.json": true, prefix + "/openapi.yaml": true}
+var open = map[string]bool{"/healthz": true, prefix + "/ca": true, prefix + "/login": true, prefix + "/login/device": true, prefix + "/login/device/token": true, prefix + "/ssh/known_hosts": true, prefix + "/openapi.json": true, prefix + "/openapi.yaml": true}
 
 // Handler serves the API to callers who show a token.
 func (s *Server) Handler() http.Handler {

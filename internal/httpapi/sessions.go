@@ -125,6 +125,7 @@ func (s *Server) accounts() {
 		OperationID: "login", Method: http.MethodPost, Path: "/login", Summary: "Trade a password for a token",
 		RequestBody: &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{"application/json": {Schema: login}}},
 	}, "application/json", s.login)
+	s.deviceLogins()
 }
 
 // login trades a password for a token. It is no route of huma's because nobody is authenticated yet.
@@ -133,12 +134,16 @@ func (s *Server) login(w http.ResponseWriter, r *http.Request) {
 	if !readJSON(w, r, 16<<10, &req) {
 		return
 	}
-	from := r.RemoteAddr
-	if _, _, err := net.SplitHostPort(from); err != nil {
-		from = "the server's socket"
-	}
-	res, err := s.control.Login(r.Context(), from, req)
+	res, err := s.control.Login(r.Context(), cameFrom(r), req)
 	reply(w, res, err)
+}
+
+// cameFrom is the address of who asks.
+func cameFrom(r *http.Request) string {
+	if _, _, err := net.SplitHostPort(r.RemoteAddr); err != nil {
+		return "the server's socket"
+	}
+	return r.RemoteAddr
 }
 
 func (s *Server) drains() {

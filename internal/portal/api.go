@@ -1,6 +1,7 @@
 package portal
 
 import (
+	"net"
 	"net/http"
 
 	"github.com/dspool/dspool/internal/auth"
@@ -9,6 +10,7 @@ import (
 // serveAPI passes a request on to the REST API: as whoever shows a token or, from a page of the portal, as
 // whoever is logged in there.
 func (p *Portal) serveAPI(w http.ResponseWriter, r *http.Request, v visit) {
+	r = v.told(r)
 	if r.Header.Get("Authorization") != "" || v.cookie(r, loginCookie) == "" {
 		p.API.Handler().ServeHTTP(w, r)
 		return
@@ -33,6 +35,17 @@ func (p *Portal) serveAPI(w http.ResponseWriter, r *http.Request, v visit) {
 		b, err := p.Control.WebLogin(r.Context(), secret)
 		return b.Who, err
 	}).ServeHTTP(w, r)
+}
+
+// told is the request with what the API is to know of how it has come.
+func (v visit) told(r *http.Request) *http.Request {
+	t, u := *r, *r.URL
+	u.Scheme = v.scheme()
+	t.URL = &u
+	if v.door && v.from != "" {
+		t.RemoteAddr = net.JoinHostPort(v.from, "0") // wrong passwords of one address hold back nobody else
+	}
+	return &t
 }
 
 // ownRequest says whether the portal's own page sent a request. Of those that change nothing only what the
