@@ -66,7 +66,7 @@ func (c *Config) finish(r *reader) {
 	c.checkSharePaths(r)
 	for _, d := range c.Doors {
 		r.known(r.lines["door "+d.Listen], "door "+d.Listen, "pool", d.Pool, pools)
-		if d.Listen == c.Server.Listen {
+		if d.Listen == c.Server.Listen && !strings.HasSuffix(d.Listen, ":0") { // 0 is whichever is free
 			r.problem(nodeAt(r.lines["door "+d.Listen]), "give it another port", "a door listens at %s, where the server does", d.Listen)
 		}
 	}
