@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"fmt"
+	"net"
 	"strings"
 	"time"
 
@@ -36,7 +37,10 @@ func (c *Control) BeginDeviceLogin(ctx context.Context, from string, req api.Dev
 	if err := checkDeviceName(req.Name); err != nil {
 		return out, err
 	}
-	ask := DeviceAsk{Name: req.Name, From: place(from), For: dspool.Duration(life(req.Expires, loginMost))}
+	if host, _, err := net.SplitHostPort(from); err == nil {
+		from = host
+	}
+	ask := DeviceAsk{Name: req.Name, From: clip(from), For: dspool.Duration(life(req.Expires, loginMost))}
 	out.DeviceCode, out.UserCode, err = c.devices.begin(ask)
 	out.ExpiresIn, out.Interval = int(deviceLife/time.Second), int(deviceInterval/time.Second)
 	return out, err
@@ -117,7 +121,7 @@ func (c *Control) AnswerDevice(ctx context.Context, who auth.Subject, code strin
 
 func (a DeviceAsk) String() string {
 	if a.Name == "" {
-		return "a computer at " + clip(a.From)
+		return "a computer at " + a.From
 	}
-	return "the computer at " + clip(a.From) + " that calls itself " + a.Name
+	return "the computer at " + a.From + " that calls itself " + a.Name
 }

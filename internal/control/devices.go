@@ -65,7 +65,7 @@ func (d *devices) begin(ask DeviceAsk) (code, user string, err error) {
 	for _, w := range d.byCode {
 		if !now.Before(w.expires) {
 			d.drop(w)
-		} else if w.From == ask.From {
+		} else if place(w.From) == place(ask.From) {
 			same++
 		}
 	}

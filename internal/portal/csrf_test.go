@@ -17,7 +17,7 @@ import (
 func changes(job int64) map[string]url.Values {
 	id := func(n int64) string { b, _ := json.Marshal(n); return string(b) }
 	return map[string]url.Values{
-		"/logout": {}, "/logout/everywhere": {}, "/sessions/1/keep": {"for": {"1h"}}, "/sessions/1/close": {},
+		"/logout": {}, "/logout/everywhere": {}, "/device/confirm": {"code": {"BCDF-GHJK"}}, "/device/refuse": {"code": {"BCDF-GHJK"}}, "/sessions/1/keep": {"for": {"1h"}}, "/sessions/1/close": {},
 		"/jobs": {"script": {"true"}}, "/jobs/" + id(job) + "/cancel": {},
 		"/account/password":    {"old": {password}, "new": {"another password"}, "again": {"another password"}},
 		"/account/keys":        {"key": {"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIH1Zs4b0ygJ0v9Q3n1a4oVxgGmLw0GmY8H3hKx7l5JfE x"}},

@@ -114,6 +114,7 @@ func (p *Portal) routes() http.Handler {
 	mux.HandleFunc("GET /logout", p.askLogout)
 	do("/logout", p.logout)
 	do("/logout/everywhere", p.logoutEverywhere)
+	p.deviceRoutes(mux)
 
 	alive("/{$}", "home", p.findHome)
 	do("/sessions/{id}/keep", p.keepSession)
