@@ -16,14 +16,32 @@ import (
 
 const (
 	gib          = 1 << 30
-	bulkRounds   = 5
+	bulkRounds   = 9
+	bulkAgain    = 9   // rounds that are gone again when other work came between
 	leastBulk    = 1.1 // of ProxyJump
 	transferTime = 3 * time.Minute
+	// mostOthers is the time on cores of other work that spoils a transfer, which takes some two seconds itself.
+	mostOthers = 300 * time.Millisecond
 )
 
 // transfer is what a GiB cost: its time, and the time on cores of everybody between the file and the
-// command.
-type transfer struct{ took, client, gateway, jump, sshd time.Duration }
+// command, of the command, and of all others meanwhile.
+type transfer struct{ took, client, gateway, jump, sshd, command, others time.Duration }
+
+// bulkRound carries a GiB each way; turn says which is first. quiet is whether nobody else worked.
+func (p *people) bulkRound(ctx context.Context, turn int, command, input string) (round map[string]transfer, quiet bool, err error) {
+	round, quiet = map[string]transfer{}, true
+	for k := range ways {
+		way := ways[(turn+k)%len(ways)]
+		t, err := p.transfer(ctx, way, command, input)
+		if err != nil {
+			return nil, false, err
+		}
+		round[way] = t
+		quiet = quiet && t.others < mostOthers
+	}
+	return round, quiet, nil
+}
 
 // measureBulk carries a GiB into a machine and out of it, each way in turn.
 func (p *people) measureBulk(ctx context.Context, r *report) error {
@@ -40,16 +58,27 @@ func (p *people) measureBulk(ctx context.Context, r *report) error {
 	} {
 		progress("people: %d × 1 GiB %s each way", bulkRounds, to.name)
 		seen := map[string][]transfer{}
-		for i := range bulkRounds {
-			for k := range ways {
-				way := ways[(i+k)%len(ways)]
-				t, err := p.transfer(ctx, way, to.command, to.input)
-				if err != nil {
-					return err
-				}
+		var ratios []float64
+		disturbed, again := 0, 0
+		for len(ratios) < bulkRounds {
+			round, quiet, err := p.bulkRound(ctx, len(ratios)+again, to.command, to.input)
+			if err != nil {
+				return err
+			}
+			if !quiet && again < bulkAgain {
+				again++
+				continue
+			} else if !quiet {
+				disturbed++
+			}
+			for way, t := range round {
 				seen[way] = append(seen[way], t)
 			}
+			// A host's own speed wanders within minutes; what follows each other is compared.
+			ratios = append(ratios, round[throughJump].took.Seconds()/round[throughDoor].took.Seconds())
 		}
+		slices.Sort(ratios)
+		ratio := ratios[len(ratios)/2]
 		mid := func(way string, of func(transfer) time.Duration) time.Duration {
 			var all []time.Duration
 			for _, t := range seen[way] {
@@ -59,7 +88,6 @@ func (p *people) measureBulk(ctx context.Context, r *report) error {
 		}
 		took := func(way string) time.Duration { return mid(way, func(t transfer) time.Duration { return t.took }) }
 		speed := func(way string) string { return fmt.Sprintf("%.0f MiB/s", (gib>>20)/took(way).Seconds()) }
-		ratio := took(throughJump).Seconds() / took(throughDoor).Seconds()
 		r.add(row{
 			what:   "1 GiB " + to.name + ", " + cipher + ", median of " + strconv.Itoa(bulkRounds),
 			dspool: speed(throughDoor), peer: speed(throughJump) + " OpenSSH's ProxyJump",
@@ -71,13 +99,24 @@ func (p *people) measureBulk(ctx context.Context, r *report) error {
 		}
 		client := func(t transfer) time.Duration { return t.client }
 		sshd := func(t transfer) time.Duration { return t.sshd }
-		r.note("1 GiB %s: direct %s; through the door from %s, through ProxyJump from %s", to.name, speed(direct), span(throughDoor), span(throughJump))
+		r.note("1 GiB %s: direct %s; through the door from %s, through ProxyJump from %s; of ProxyJump in each round %s", to.name, speed(direct), span(throughDoor), span(throughJump), allTimes(ratios))
+		if again > 0 {
+			r.note("  other work came between: %d rounds were gone again, %d of those that count were disturbed too", again, disturbed)
+		}
 		r.note("  time on cores: through the door client %s, gateway %s, machine's sshd %s; ProxyJump clients %s, jump host's sshd %s, machine's sshd %s; direct client %s, machine's sshd %s",
 			seconds(mid(throughDoor, client)), seconds(mid(throughDoor, func(t transfer) time.Duration { return t.gateway })), seconds(mid(throughDoor, sshd)),
 			seconds(mid(throughJump, client)), seconds(mid(throughJump, func(t transfer) time.Duration { return t.jump })), seconds(mid(throughJump, sshd)),
 			seconds(mid(direct, client)), seconds(mid(direct, sshd)))
 	}
 	return os.Remove(zeros)
+}
+
+func allTimes(ratios []float64) string {
+	var all []string
+	for _, r := range ratios {
+		all = append(all, times(r))
+	}
+	return strings.Join(all, " ")
 }
 
 func byTime(a, b transfer) int { return cmp.Compare(a.took, b.took) }
@@ -102,6 +141,10 @@ func (p *people) transfer(ctx context.Context, way, command, input string) (t tr
 	if err != nil {
 		return t, err
 	}
+	busy, err := hostBusy()
+	if err != nil {
+		return t, err
+	}
 	var said bytes.Buffer
 	cmd := p.command(ctx, way, me, command)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = in, nothing, &said // files: this process carries nothing
@@ -121,8 +164,13 @@ func (p *people) transfer(ctx context.Context, way, command, input string) (t tr
 	if err != nil {
 		return t, err
 	}
-	own, err := commandTime(said.String())
-	t.gateway, t.jump, t.sshd = after.gateway-before.gateway, after.jump-before.jump, after.sshd-before.sshd-own
+	now, err := hostBusy()
+	if err != nil {
+		return t, err
+	}
+	t.command, err = commandTime(said.String())
+	t.gateway, t.jump, t.sshd = after.gateway-before.gateway, after.jump-before.jump, after.sshd-before.sshd-t.command
+	t.others = now - busy - t.client - t.gateway - t.jump - t.sshd - t.command
 	return t, err
 }
 

@@ -1,6 +1,7 @@
 // Command bench measures dspool against named peers in one run: the batch queue against Slurm,
 // the making of machines against bare runc, long queues against short ones, logins through the
-// gateway against logins without it. It starts everything it measures, in directories and namespaces of its own, and leaves nothing behind.
+// gateway against logins without it, the web door against other proxies. It starts everything it measures,
+// in directories and namespaces of its own, and leaves nothing behind.
 package main
 
 import (
@@ -21,7 +22,7 @@ import (
 var (
 	batchParts  = []string{"tasks", "machines", "submit", "queue"}
 	peopleParts = []string{"login", "keystroke", "bulk", "zero", "idle", "crowd"}
-	parts       = slices.Concat([]string{"slurm"}, batchParts, peopleParts)
+	parts       = slices.Concat([]string{"slurm", "web"}, batchParts, peopleParts)
 )
 
 type options struct {
@@ -33,7 +34,14 @@ type options struct {
 func (o options) wants(part string) bool { return slices.Contains(o.only, part) }
 
 func main() {
-	// What runs in namespaces of its own is this program again.
+	// What runs in processes or namespaces of its own is this program again.
+	if len(os.Args) > 1 && webPrograms[os.Args[1]] != nil {
+		if err := webPrograms[os.Args[1]](os.Args[2:]); err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	if len(os.Args) > 2 {
 		switch os.Args[1] {
 		case "in-slurm":
@@ -90,6 +98,11 @@ func run(ctx context.Context, o options) (ok bool, err error) {
 			return false, fmt.Errorf("measure slurm: %w", err)
 		}
 		r.slurm(*slurm)
+	}
+	if o.wants("web") {
+		if err := measureWeb(ctx, o, filepath.Join(work, "web"), r); err != nil {
+			return false, fmt.Errorf("measure the web door: %w", err)
+		}
 	}
 	if slices.ContainsFunc(batchParts, o.wants) {
 		if err := measureBatch(ctx, o, filepath.Join(work, "batch"), slurm, r); err != nil {

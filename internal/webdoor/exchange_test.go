@@ -353,6 +353,30 @@ func TestAnEarlyAnswerPassesTheUpload(t *testing.T) {
 	}
 }
 
+func TestAnUploadToNobodyIsAnswered(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, webdoor.Options{})
+	w.raw("leaves", func(c net.Conn, r *bufio.Reader) { r.ReadString('\n') })
+	w.raw("leaves-later", func(c net.Conn, r *bufio.Reader) { io.CopyN(io.Discard, r, 300<<10) })
+	w.move("nobody", nobody(t))
+	for _, up := range []string{"leaves", "leaves-later", "nobody"} {
+		w.route("/"+up, "http://"+up)
+		for _, length := range []int64{1 << 20, -1} {
+			r := w.request("PUT", "/"+up, "")
+			r.Body, r.ContentLength = io.NopCloser(io.LimitReader(&pattern{}, 1<<20)), length
+			resp, err := client.Do(r)
+			if err != nil { // the client may be sending still when the door has given up listening
+				t.Logf("%s: %v", up, err)
+				continue
+			}
+			if resp.StatusCode != http.StatusServiceUnavailable {
+				t.Errorf("%s: %d", up, resp.StatusCode)
+			}
+			resp.Body.Close()
+		}
+	}
+}
+
 func TestAClientThatLeavesEndsTheRequest(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, webdoor.Options{})
