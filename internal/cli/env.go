@@ -30,6 +30,10 @@ type Env struct {
 	Secret func(context.Context) (string, error)
 	// Exec becomes another program, which it finds on the path; nil: the real one.
 	Exec func(argv []string) error
+	// Browse opens a page in the desktop's browser; nil: xdg-open does.
+	Browse func(page string) error
+	// Sleep waits, or returns why the context has ended; nil: on the real clock.
+	Sleep func(context.Context, time.Duration) error
 }
 
 // System returns the Env of this process.

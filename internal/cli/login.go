@@ -21,10 +21,17 @@ type loginRequest struct {
 	url, user         string
 	trust             trust
 	save, file, stdin bool
+	web               bool
+	named             bool // the user was given
+	output            string
 	life              dspool.Duration
 }
 
 const loginLong = `A password buys two short-lived things: a token for the API, and an SSH certificate for the doors.
+
+With --web no password is asked for: you confirm the login in a browser, where you log in as you
+always do at the portal, on this computer or any other. You are then whoever confirmed. Pages
+about a login that you did not start yourself are to be refused.
 
 The certificate and its new key go into the running ssh-agent, which forgets them in time. Without
 an agent, or with --file, they are ~/.ssh/dspool-ed25519 and ~/.ssh/dspool-ed25519-cert.pub.
@@ -32,16 +39,20 @@ an agent, or with --file, they are ~/.ssh/dspool-ed25519 and ~/.ssh/dspool-ed255
 The token is printed as lines for the shell, which keeps it in no file:
   eval "$(dspool login --url https://pool.example.org:8443)"
 With --save it is kept for this user alone in ~/.config/dspool/credentials.json, for as long as
-it is valid; "dspool logout" ends it before.
+it is valid; "dspool logout" ends it before. With -o json stdout has one JSON value a line: with
+--web first the page to open, last the login, whose token is left out where it was saved.
 
 A server with an authority of its own is asked for its fingerprint the first time. Compare it with
 what "dspool ca --fingerprint" prints on the server's host.`
 
 func (a *app) login() *cobra.Command {
 	var r loginRequest
-	cmd := command("login", "Get a token and an SSH certificate for a password", loginLong,
-		"dspool login --url https://pool.example.org:8443 --save\neval \"$(dspool login --user ada)\"", positional(0, 0),
-		func(cmd *cobra.Command, _ []string) error { return a.logIn(cmd.Context(), r) })
+	cmd := command("login", "Get a token and an SSH certificate for a password, or by browser", loginLong,
+		"dspool login --url https://pool.example.org:8443 --save\ndspool login --web --save\neval \"$(dspool login --user ada)\"", positional(0, 0),
+		func(cmd *cobra.Command, _ []string) error {
+			r.named = cmd.Flags().Changed("user")
+			return a.logIn(cmd.Context(), r)
+		})
 	text(cmd, &r.url, "url", "URL", "the server's address (default: DSPOOL_URL, then that of the saved login)")
 	text(cmd, &r.user, "user", "USER", "who you are there (default: as on this computer)")
 	text(cmd, &r.trust.file, "ca", "FILE", "trust this authority, as \"dspool ca\" prints it")
@@ -49,6 +60,8 @@ func (a *app) login() *cobra.Command {
 	cmd.Flags().BoolVar(&r.save, "save", false, "keep the token in a file instead of printing it")
 	cmd.Flags().BoolVar(&r.file, "file", false, "keep the SSH key and certificate in files, not in the agent")
 	cmd.Flags().BoolVar(&r.stdin, "stdin", false, "read the password from stdin instead of asking")
+	cmd.Flags().BoolVar(&r.web, "web", false, "confirm the login in a browser instead of giving a password")
+	showOutput(cmd, &r.output)
 	flag(cmd, &r.life, "for", "duration", "how long both are good (default 12h; a certificate at most 24h)", dspool.ParseDuration)
 	_ = cmd.MarkFlagFilename("ca", "pem", "crt")
 	cmd.MarkFlagsMutuallyExclusive("ca", "fingerprint")
@@ -60,19 +73,16 @@ func (a *app) logIn(ctx context.Context, r loginRequest) error {
 	if a.stateDir != "" {
 		return dspool.Errorf(dspool.Invalid, "the server's socket needs no login").WithHint("give --url instead of --state-dir")
 	}
+	if r.web && r.stdin {
+		return dspool.Errorf(dspool.Invalid, "--web and --stdin do not go together").WithHint("a login by browser needs no password")
+	}
 	saved := a.savedLogin()
 	r.url = cmp.Or(r.url, a.getenv("DSPOOL_URL"), saved.URL)
 	if r.url == "" {
 		return dspool.Errorf(dspool.Invalid, "no server is named").WithHint("for example dspool login --url https://pool.example.org:8443")
 	}
-	if r.user == "" && saved.URL == r.url {
-		r.user = saved.User
-	}
-	if r.user = cmp.Or(r.user, a.getenv("USER"), a.getenv("LOGNAME")); r.user == "" {
-		return dspool.Errorf(dspool.Invalid, "nobody knows who you are").WithHint("give --user")
-	}
-	if err := dspool.CheckUserName(r.user); err != nil {
-		return dspool.Errorf(dspool.Invalid, "%s is no user of a pool", dspool.Quote(r.user)).WithHint("give --user")
+	if err := a.nameUser(&r, saved); err != nil {
+		return err
 	}
 	// Refuse what cannot be before anybody is asked for anything.
 	if _, err := client.New(client.Options{URL: r.url, Token: "secret"}); err != nil {
@@ -87,16 +97,11 @@ func (a *app) logIn(ctx context.Context, r loginRequest) error {
 	if err != nil {
 		return err
 	}
-	var password string
-	if r.stdin {
-		password, err = a.line(ctx)
-	} else {
-		password, err = a.secret(ctx, fmt.Sprintf("password of %s at %s", r.user, c.Host()))
+	prove := a.logInByPassword
+	if r.web {
+		prove = a.logInByBrowser
 	}
-	if err != nil {
-		return err
-	}
-	got, err := c.Login(ctx, api.LoginRequest{User: r.user, Password: password, Expires: r.life})
+	got, err := prove(ctx, c, r)
 	if err != nil {
 		return err
 	}
@@ -115,8 +120,42 @@ func (a *app) logIn(ctx context.Context, r loginRequest) error {
 	return nil
 }
 
+// nameUser finds out who logs in. With a browser that is whoever confirms, unless somebody is named.
+func (a *app) nameUser(r *loginRequest, saved client.Credentials) error {
+	if !r.web || r.named {
+		if r.user == "" && saved.URL == r.url {
+			r.user = saved.User
+		}
+		if r.user = cmp.Or(r.user, a.getenv("USER"), a.getenv("LOGNAME")); r.user == "" {
+			return dspool.Errorf(dspool.Invalid, "nobody knows who you are").WithHint("give --user")
+		}
+		if err := dspool.CheckUserName(r.user); err != nil {
+			return dspool.Errorf(dspool.Invalid, "%s is no user of a pool", dspool.Quote(r.user)).WithHint("give --user")
+		}
+	}
+	return nil
+}
+
+func (a *app) logInByPassword(ctx context.Context, c *client.Client, r loginRequest) (got api.Login, err error) {
+	var password string
+	if r.stdin {
+		password, err = a.line(ctx)
+	} else {
+		password, err = a.secret(ctx, fmt.Sprintf("password of %s at %s", r.user, c.Host()))
+	}
+	if err != nil {
+		return got, err
+	}
+	return c.Login(ctx, api.LoginRequest{User: r.user, Password: password, Expires: r.life})
+}
+
 // settle gets the certificate and puts everything where it belongs.
 func (a *app) settle(ctx context.Context, c *client.Client, r loginRequest, ca authority, got api.Login) error {
+	if r.web && r.named && got.NewToken.User != r.user {
+		return dspool.Errorf(dspool.Forbidden, "user %s has confirmed the login, not %s", got.NewToken.User, r.user).WithHint("log in at the portal as %s, or leave out --user", r.user)
+	} else if r.web {
+		r.user = got.NewToken.User
+	}
 	where, err := a.certify(ctx, c, r)
 	if err != nil {
 		return err
@@ -139,6 +178,9 @@ func (a *app) settle(ctx context.Context, c *client.Client, r loginRequest, ca a
 		if u := a.getenv("DSPOOL_URL"); u != "" {
 			a.say("DSPOOL_URL is set and comes before it: unset DSPOOL_URL DSPOOL_TOKEN DSPOOL_CA")
 		}
+		if r.output == "json" {
+			return a.jsonLine(loggedIn{URL: r.url, User: got.NewToken.User, TokenID: got.ID, Expires: got.Expires})
+		}
 		return nil
 	}
 	if ca.pem != nil && ca.path == "" {
@@ -152,6 +194,9 @@ func (a *app) settle(ctx context.Context, c *client.Client, r loginRequest, ca a
 			}
 		}
 	}
+	if r.output == "json" {
+		return a.jsonLine(loggedIn{URL: r.url, User: got.NewToken.User, TokenID: got.ID, Token: got.Secret, CA: ca.path, Expires: got.Expires})
+	}
 	a.printf("export DSPOOL_URL=%s\nexport DSPOOL_TOKEN=%s\n", shellLine([]string{r.url}), shellLine([]string{got.Secret}))
 	if ca.path != "" {
 		a.printf("export DSPOOL_CA=%s\n", shellLine([]string{ca.path}))
@@ -160,6 +205,16 @@ func (a *app) settle(ctx context.Context, c *client.Client, r loginRequest, ca a
 		a.say("These lines are for the shell: eval \"$(dspool login)\" reads them at once; --save keeps the token in a file.")
 	}
 	return nil
+}
+
+// loggedIn is a login for programs.
+type loggedIn struct {
+	URL     string       `json:"url"`
+	User    string       `json:"user"`
+	TokenID string       `json:"token_id"`
+	Token   string       `json:"token,omitempty"`
+	CA      string       `json:"ca,omitempty"` // file
+	Expires *dspool.Time `json:"expires,omitempty"`
 }
 
 // savedLogin is the login that was kept, also when it has expired; a file that is refused counts as none.

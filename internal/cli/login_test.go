@@ -51,6 +51,9 @@ type office struct {
 	secret  string
 	forged  bool // certificates are for another's key
 	expires time.Time
+	device  api.DeviceLogin
+	name    string             // what the computer called itself
+	polls   []http.HandlerFunc // what asking for the token gets, one after the other
 }
 
 func newSigner(t *testing.T) ssh.Signer {
@@ -109,7 +112,7 @@ func (o *office) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(status)
 		_ = json.NewEncoder(w).Encode(api.Problem{Detail: text, Code: code})
 	}
-	open := what == "GET /ca" || what == "POST /login" || what == "GET /ssh/known_hosts"
+	open := what == "GET /ca" || strings.HasPrefix(what, "POST /login") || what == "GET /ssh/known_hosts"
 	if auth := r.Header.Get("Authorization"); open && auth != "" && what == "GET /ca" {
 		refuse(500, dspool.Internal, "a token was sent where nobody needs it")
 		return
@@ -128,6 +131,21 @@ func (o *office) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		reply(w, api.Login{NewToken: api.NewToken{Token: dspool.Token{ID: "t9", User: "ada", Expires: &o.expires}, Secret: o.secret}, User: dspool.User{Name: "ada"}})
+	case "POST /login/device":
+		var req api.DeviceRequest
+		_ = json.NewDecoder(r.Body).Decode(&req)
+		o.name = req.Name
+		reply(w, o.device)
+	case "POST /login/device/token":
+		var req api.DeviceTokenRequest
+		_ = json.NewDecoder(r.Body).Decode(&req)
+		if req.DeviceCode != o.device.DeviceCode || len(o.polls) == 0 {
+			refuse(401, dspool.Unauthenticated, "this login has expired")
+			return
+		}
+		answer := o.polls[0]
+		o.polls = o.polls[1:]
+		answer(w, r)
 	case "POST /ssh/certificate":
 		var req api.CertificateRequest
 		_ = json.NewDecoder(r.Body).Decode(&req)
