@@ -146,7 +146,11 @@ func (a *app) logInByPassword(ctx context.Context, c *client.Client, r loginRequ
 	if err != nil {
 		return got, err
 	}
-	return c.Login(ctx, api.LoginRequest{User: r.user, Password: password, Expires: r.life})
+	got, err = c.Login(ctx, api.LoginRequest{User: r.user, Password: password, Expires: r.life})
+	if dspool.ErrorCode(err) == dspool.Unauthenticated {
+		return got, dspool.Errorf(dspool.Unauthenticated, "user or password is wrong").WithHint("after several wrong ones, wait some minutes; who has no password logs in with dspool login --web")
+	}
+	return got, err
 }
 
 // settle gets the certificate and puts everything where it belongs.

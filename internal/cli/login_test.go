@@ -452,7 +452,7 @@ func TestALoginThatFailsLeavesNothing(t *testing.T) {
 		o := openOffice(t)
 		p := o.at(t, t.TempDir())
 		p.typed("", "wrong")
-		if code := p.run(t, "login", "--url", o.URL, "--fingerprint", o.fingerprint); code != 4 || !strings.HasSuffix(p.err.String(), "dspool: user or password is wrong\n") {
+		if code := p.run(t, "login", "--url", o.URL, "--fingerprint", o.fingerprint); code != 4 || !strings.Contains(p.err.String(), "dspool: user or password is wrong\nhint: after several wrong ones, wait some minutes; who has no password logs in with dspool login --web\n") {
 			t.Errorf("code %d: %s", code, p.err.String())
 		}
 	})

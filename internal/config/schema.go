@@ -57,7 +57,7 @@ func (r *reader) rootFields(c *Config) []field {
 		{key: "doors", form: "list of doors", unless: "none", doc: "Places where people come in.", inner: doorFields(r, new(dspool.Door)),
 			read: func(n *yaml.Node) { r.items(n, "doors", func(n *yaml.Node) { r.door(c, n) }) }},
 		section("web", "How browsers reach the portal and JupyterHub through web doors.", r.webFields(&c.Web)),
-		section("login", "How people prove who they are in a browser.", r.loginFields(&c.Login)),
+		section("login", "How people prove who they are in a browser. `dspool login --web` uses it for tokens and SSH certificates too.", r.loginFields(&c.Login)),
 	}
 }
 

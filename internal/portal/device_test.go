@@ -1,17 +1,24 @@
 package portal_test
 
 import (
+	"bytes"
+	"context"
 	"encoding/json"
+	"encoding/pem"
 	"io"
 	"net/http"
 	"net/url"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/dspool/dspool"
 	"github.com/dspool/dspool/api"
 	"github.com/dspool/dspool/client"
+	"github.com/dspool/dspool/internal/cli"
 	"github.com/dspool/dspool/internal/portal"
 )
 
@@ -277,6 +284,57 @@ func TestTooManyComputersWait(t *testing.T) {
 		t.Errorf("after %d: %d %s", n, p.status, p.body)
 	}
 	w.computer("") // from another address
+}
+
+// The whole of it, with the program that people run.
+func TestLoginByBrowserFromTheCommandLine(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, true)
+	home := t.TempDir()
+	ca := filepath.Join(home, "ca.pem")
+	if err := os.WriteFile(ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: w.web.Certificate().Raw}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for answer, want := range map[string]struct {
+		code int
+		text string
+	}{"confirm": {0, "user grace is logged in at"}, "refuse": {4, "the login was refused in the browser"}} {
+		t.Run(answer, func(t *testing.T) {
+			env := map[string]string{"HOME": home, "USER": "somebody"}
+			var out, said bytes.Buffer
+			grace := w.login("grace")
+			code := cli.Main(t.Context(), []string{"login", "--web", "--url", w.web.URL, "--ca", ca, "-o", "json"}, cli.Env{
+				Stdin: strings.NewReader(""), Stdout: &out, Stderr: &said, Now: time.Now, Version: "v1", Signals: make(chan os.Signal),
+				LookupEnv: func(k string) (string, bool) { v, ok := env[k]; return v, ok },
+				Sleep: func(context.Context, time.Duration) error {
+					var d api.DeviceLogin
+					if err := json.Unmarshal(out.Bytes(), &d); err != nil {
+						t.Fatal(err)
+					}
+					if p := grace.answer(answer, computer{DeviceLogin: d}); p.status != http.StatusOK {
+						t.Errorf("%d %s", p.status, p.body)
+					}
+					return nil
+				},
+			})
+			if code != want.code || !strings.Contains(said.String(), want.text) {
+				t.Fatalf("code %d: %s", code, said.String())
+			}
+			if answer == "refuse" {
+				return
+			}
+			var login struct{ Token string }
+			if err := json.Unmarshal([]byte(strings.SplitAfter(out.String(), "\n")[1]), &login); err != nil {
+				t.Fatal(err)
+			}
+			if me, err := w.WithToken(login.Token).Whoami(t.Context()); err != nil || me.User != "grace" || !me.Admin {
+				t.Errorf("%+v %v", me, err)
+			}
+			if text, err := os.ReadFile(filepath.Join(home, ".ssh/dspool-ed25519-cert.pub")); err != nil || !strings.Contains(string(text), "dspool grace@") {
+				t.Errorf("%s %v", text, err)
+			}
+		})
+	}
 }
 
 // The address that counts behind a door is the person's, and the page is on the portal that people know.
