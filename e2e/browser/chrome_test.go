@@ -79,7 +79,12 @@ type answer struct {
 // visitor opens a browser that has been nowhere: whatever its person's name, it is logged in nowhere.
 func visitor(t *testing.T, name string) *person {
 	t.Helper()
-	ctx, cancel := chromedp.NewContext(chrome.ctx, chromedp.WithNewBrowserContext())
+	return visitorOf(t, chrome, name)
+}
+
+func visitorOf(t *testing.T, b *browserProcess, name string) *person {
+	t.Helper()
+	ctx, cancel := chromedp.NewContext(b.ctx, chromedp.WithNewBrowserContext())
 	t.Cleanup(cancel)
 	p := &person{name: name}
 	p.tab = p.opened(t, ctx, cancel)

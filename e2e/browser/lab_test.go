@@ -18,8 +18,8 @@ half = len(digits.data) // 2
 model = svm.SVC(gamma=0.001).fit(digits.data[:half], digits.target[:half])
 said = model.predict(digits.data[half:])
 print(f"right: {(said == digits.target[half:]).mean():.1%}")
-fig, axes = plt.subplots(1, 6, figsize=(9, 2))
-_ = [(a.imshow(i, cmap="gray_r"), a.set_title(f"a {n}"), a.axis("off")) for a, i, n in zip(axes, digits.images[half:], said)]`
+figure, axes = plt.subplots(1, 6, figsize=(9, 2))
+for a, i, n in zip(axes, digits.images[half:], said): a.imshow(i, cmap="gray_r"); a.set_title(f"a {n}"); a.axis("off")`
 
 // TestFromZero is the day of somebody who comes for the first time, to a pool without a machine for people.
 func TestFromZero(t *testing.T) {
@@ -90,8 +90,8 @@ func TestFromZero(t *testing.T) {
 		p.outputs("right: 9")
 		p.within(cellTimeout, "a plot", `[...document.querySelectorAll(".jp-RenderedImage img")].some(i => i.src.startsWith("data:image/png") && i.naturalWidth > 300)`)
 		p.save("digits.ipynb")
+		must[chromedp.Void](p.tab, `document.querySelectorAll(".cm-scroller").forEach(e => { e.scrollLeft = 0 })`)
 		p.shot("jupyterlab", desk)
-		p.shot("jupyterlab-phone", phone)
 	})
 
 	p.claim("the notebook is seen over SSH, with what it showed", func(t *testing.T) {

@@ -9,6 +9,8 @@ import (
 
 	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
+
+	"github.com/dspool/dspool"
 )
 
 // labTimeout is how long the way from a click to JupyterLab may take, a machine's birth included.
@@ -110,8 +112,8 @@ func machineOf(t *testing.T, user string) string {
 	return all[0].Machine
 }
 
-// stop ends a user's notebook server and session.
-func stop(t *testing.T, user string) {
+// endSession ends a user's session, and with it what runs there.
+func endSession(t *testing.T, user string) {
 	t.Helper()
 	for _, s := range pool.sessions(t, user) {
 		pool.dspool(t, "session", "close", fmt.Sprint(s.ID), "--yes")
@@ -138,5 +140,34 @@ func (p *person) claim(what string, fn func(t *testing.T)) {
 	}
 }
 
+// keysSave saves the notebook once it has a name.
+func (b *tab) keysSave() {
+	b.t.Helper()
+	b.keys("s", kb.ModifierCtrl)
+	b.until("the notebook is saved", `!document.querySelector(".lm-TabBar-tab.jp-mod-dirty")`)
+}
+
 // errStill says that something is not there yet.
 var errStill = errors.New("not yet as wanted")
+
+// zero ends everything of the people in the lab and removes its machines.
+func zero(t *testing.T) {
+	t.Helper()
+	var machines []dspool.Machine
+	if err := pool.list(&machines, "machine", "list"); err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range machines {
+		if m.Pool == "lab" {
+			pool.dspool(t, "machine", "remove", m.Name, "--force")
+		}
+	}
+}
+
+// reopened shows the page that was open anew, as JupyterLab restores it.
+func (b *tab) reopened(user, notebook string) {
+	b.t.Helper()
+	b.open(home(user) + "/lab/tree/" + notebook)
+	b.labHere(user)
+	b.kernel()
+}
