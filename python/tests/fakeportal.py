@@ -18,6 +18,7 @@ class FakePortal:
         self.callback = ""  # the one redirect URI
         self.broken = 0  # a state with which userinfo is answered
         self.codes, self.tokens, self.admins = {}, {}, set()
+        self.uids = {}  # of those whose account is not the first of its name
         self.handlers = [
             (r"/oauth/authorize", _Authorize, {"portal": self}),
             (r"/oauth/token", _Token, {"portal": self}),
@@ -41,6 +42,10 @@ class FakePortal:
 
     def log_out_everywhere(self, name):
         self.tokens = {t: n for t, n in self.tokens.items() if n != name}
+
+    def log_out_first(self, name):
+        """Ends the oldest login of somebody."""
+        del self.tokens[next(t for t, n in self.tokens.items() if n == name)]
 
 
 class _Base(RequestHandler):
@@ -89,4 +94,4 @@ class _UserInfo(_Base):
             self.set_status(401)
             self.finish({"error": "invalid_token"})
             return
-        self.finish({"sub": name, "name": name, "admin": name in self.portal.admins})
+        self.finish({"sub": name, "name": name, "uid": self.portal.uids.get(name, 20000), "admin": name in self.portal.admins})

@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import socket
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -374,13 +375,88 @@ def test_logged_out_at_the_portal_is_logged_out_here_and_the_work_goes_on(world)
         own = await client.fetch(f"http://127.0.0.1:{world.hub_port}/hub/api/user", headers={"Authorization": "token " + token}, follow=False)
         assert own.code == 200, "the server goes on"
         assert world.live("ada") == [app]
-        left = subprocess.run(
-            [sys.executable, "-c", "import sqlite3, sys; print(sqlite3.connect(sys.argv[1]).execute("
-             "\"select count(*) from api_tokens join users on users.id = api_tokens.user_id"
-             " where users.name = 'ada' and session_id is not null\").fetchone()[0])", str(world.tmp / "hub/jupyterhub.sqlite")],
-            capture_output=True, text=True, check=True,
-        )  # fmt: skip
-        assert left.stdout.strip() == "0"
+        assert sessions_in_database(world, "ada") == 0
+
+    world.do(story())
+
+
+def test_each_browser_has_the_end_of_its_own_login(world):
+    """The login of a laptop that was lost ends although its owner has logged in elsewhere since."""
+
+    async def story():
+        lost, _ = await world.into_lab("gil")
+        kept = world.browser("gil")
+        await kept.fetch(world.lab("gil") + "lab")
+        contents = world.lab("gil") + "api/contents/?content=0"
+        assert (await lost.fetch(contents, follow=False)).code == 200
+        world.portal.log_out_first("gil")
+        lost.jar.clear(domain="127.0.0.1")
+        async with asyncio.timeout(20):
+            while (await lost.fetch(world.url + "/hub/home", follow=False)).code == 200:
+                await asyncio.sleep(0.2)
+        assert (await lost.fetch(world.url + "/hub/home")).url.startswith(world.portal.url)
+        for _ in range(2):
+            assert (await kept.fetch(world.url + "/hub/home")).url == world.url + "/hub/home"
+            assert (await kept.fetch(contents, follow=False)).code == 200
+            await asyncio.sleep(1.1)  # the age at which a login is looked at again
+        assert sessions_in_database(world, "gil") == 1
+
+    world.do(story())
+
+
+def sessions_in_database(world, name):
+    query = (
+        "select count(distinct session_id) from api_tokens join users on users.id = api_tokens.user_id"
+        " where users.name = ? and session_id is not null"
+    )
+    with contextlib.closing(sqlite3.connect(world.tmp / "hub/jupyterhub.sqlite")) as db:
+        return db.execute(query, (name,)).fetchone()[0]
+
+
+async def make_token(world, browser, name):
+    await browser.fetch(world.url + "/hub/home")
+    at, headers = f"{world.url}/hub/api/users/{name}/tokens", {"Content-Type": "application/json", "Sec-Fetch-Mode": "cors"}
+    made = await browser.fetch(f"{at}?_xsrf={world.xsrf(browser)}", "POST", '{"note": "mine"}', headers=headers)
+    assert made.code == 201, made.body
+    return {"Authorization": "token " + json.loads(made.body)["token"]}
+
+
+def test_a_token_of_a_former_administrator_is_none_of_an_administrator(world):
+    async def story():
+        world.portal.admins = {"hal"}
+        own = await make_token(world, world.browser("hal"), "hal")
+        client = Browser()
+        assert (await client.fetch(world.url + "/hub/api/users", headers=own)).code == 200
+        world.portal.admins = set()
+        world.portal.log_out_everywhere("hal")  # as the portal does with all rights that change
+        async with asyncio.timeout(20):
+            while (await client.fetch(world.url + "/hub/api/users", headers=own)).code == 200:
+                await asyncio.sleep(0.2)
+        seen = await client.fetch(world.url + "/hub/api/user", headers=own)
+        assert seen.code == 200 and json.loads(seen.body)["roles"] == ["user"], seen.body
+
+    world.do(story())
+
+
+def test_who_has_the_name_of_a_removed_account_has_nothing_of_its_user(world):
+    async def story():
+        (former, _), client = await world.into_lab("ivy"), Browser()
+        own = await make_token(world, former, "ivy")
+        [app] = world.live("ivy")
+        world.portal.log_out_everywhere("ivy")
+        world.pool.end(app["id"], "its session ends: user ivy was removed", 1)
+        world.portal.uids["ivy"] = 20077
+        now = world.browser("ivy")
+        async with asyncio.timeout(60):  # what is left is cleared away first
+            while not (await now.fetch(world.url + "/hub/spawn")).url.startswith(world.lab("ivy")):
+                await asyncio.sleep(0.5)
+        former.jar.clear(domain="127.0.0.1")
+        assert (await client.fetch(world.url + "/hub/api/user", headers=own)).code == 403
+        assert (await former.fetch(world.url + "/hub/home")).url.startswith(world.portal.url)
+        contents = world.lab("ivy") + "api/contents/?content=0"
+        assert (await now.fetch(contents, follow=False)).code == 200
+        assert (await former.fetch(contents, follow=False)).code != 200
+        assert (await client.fetch(contents, headers=own, follow=False)).code != 200
 
     world.do(story())
 
