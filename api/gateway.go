@@ -92,11 +92,18 @@ type Notice struct {
 
 // Trust says which user certificates count.
 type Trust struct {
-	Authorities []string `json:"authorities" doc:"Public keys in the form of authorized_keys."`
+	Authorities []string `json:"authorities" doc:"Public keys in the form of authorized_keys; the first is the pool's own, the others are the team's."`
 	// Revoked holds serial numbers, fingerprints of keys and fingerprints of authorities.
-	RevokedSerials []uint64 `json:"revoked_serials,omitempty"`
-	RevokedKeys    []string `json:"revoked_keys,omitempty"`
-	HostCert       string   `json:"host_cert,omitempty" doc:"Host certificates for the doors' keys, in the form of authorized_keys, a line each."`
+	RevokedSerials      []uint64             `json:"revoked_serials,omitempty" doc:"Of the pool's own authority."`
+	RevokedCertificates []RevokedCertificate `json:"revoked_certificates,omitempty" doc:"Of other authorities, which count for themselves."`
+	RevokedKeys         []string             `json:"revoked_keys,omitempty"`
+	HostCert            string               `json:"host_cert,omitempty" doc:"Host certificates for the doors' keys, in the form of authorized_keys, a line each."`
+}
+
+// RevokedCertificate is a certificate of an authority that is not the pool's own.
+type RevokedCertificate struct {
+	Authority string `json:"authority" doc:"Fingerprint of its key."`
+	Serial    uint64 `json:"serial"`
 }
 
 // Proof is what a person has shown at a door. Keys and certificates have been verified by the gateway:
@@ -109,7 +116,11 @@ type Proof struct {
 	Key      string          `json:"key,omitempty" doc:"Fingerprint of the key, or of the certificate's key."`
 	Serial   uint64          `json:"serial,omitempty"`
 	KeyID    string          `json:"key_id,omitempty"`
-	Password string          `json:"password,omitempty"`
+	// Authority is the fingerprint of the key that signed the certificate; the pool's own if it is empty.
+	Authority string `json:"authority,omitempty"`
+	// ValidAfter is when the certificate began to be good, in Unix seconds; 0 is always.
+	ValidAfter uint64 `json:"valid_after,omitempty"`
+	Password   string `json:"password,omitempty"`
 	// Probe asks whether a key would do, before its signature is known; nothing is recorded.
 	Probe bool `json:"probe,omitempty"`
 }

@@ -305,10 +305,11 @@ type Certificate struct {
 	Expires     dspool.Time `json:"expires"`
 }
 
-// RevocationRequest ends certificates and keys at once; one of its fields is given.
+// RevocationRequest ends certificates and keys at once: a serial or a fingerprint is given.
 type RevocationRequest struct {
 	Serial      uint64 `json:"serial,omitempty"`
-	Fingerprint string `json:"fingerprint,omitempty" doc:"Of a key, or of a certificate's key."`
+	Authority   string `json:"authority,omitempty" doc:"Fingerprint of the authority that gave the serial; the pool's own unless given."`
+	Fingerprint string `json:"fingerprint,omitempty" doc:"Of a key, of a certificate's key, or of an authority."`
 	Why         string `json:"why,omitempty" maxLength:"128"`
 }
 

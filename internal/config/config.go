@@ -39,6 +39,7 @@ type Config struct {
 	Images []dspool.Image
 	Pools  []dspool.Pool
 	Doors  []dspool.Door
+	SSH    SSH
 	Web    Web
 	Login  Login
 
@@ -70,6 +71,11 @@ type User struct {
 	Keys        []string // public keys, lines of .pub files; checked by whoever adds them
 	Groups      []string
 	DefaultPool string
+}
+
+// SSH is how people prove who they are at doors for SSH, beside their keys, passwords and the pool's certificates.
+type SSH struct {
+	UserAuthorities []string // public keys, lines of .pub files; checked by whoever trusts them
 }
 
 // Problem is one thing wrong with a file.

@@ -1,6 +1,8 @@
 package config
 
 import (
+	"crypto/sha256"
+	"encoding/base64"
 	"fmt"
 	"slices"
 	"strings"
@@ -10,7 +12,7 @@ import (
 )
 
 // Diff says what applying wanted changes, kind by kind in the order in which adding
-// works: server, users, sizes, shares, images, pools, doors, web and login, defaults. Nouns that wanted lacks are
+// works: server, users, sizes, shares, images, pools, doors, ssh, web and login, defaults. Nouns that wanted lacks are
 // removed, except users, who only leave by a command. Both must have their paths
 // filled (SetStateDir). A nil current is an installation with nothing; one without
 // Server.Listen does not know how its server runs, and that part is not compared; nor are web and login
@@ -42,6 +44,9 @@ func Diff(current, wanted *Config) []api.Change {
 	changes = append(changes, diff("door", current.Doors, wanted.Doors, true, func(d dspool.Door) (string, []pair) {
 		return d.Listen, []pair{{"protocol", string(d.Protocol)}, {"pool", d.Pool}}
 	})...)
+	if d := details(sshPairs(current), sshPairs(wanted)); d != "" {
+		changes = append(changes, api.Change{Action: "change", Kind: "ssh", Name: "ssh", Detail: d})
+	}
 	if current.Web.Domain == "" {
 		c := *current
 		c.Web, c.Login = wanted.Web, wanted.Login
@@ -143,6 +148,26 @@ func poolPairs(p dspool.Pool) (string, []pair) {
 		{"idle_after", p.Policy.IdleAfter.String()}, {"start_timeout", p.Policy.StartTimeout.String()},
 		{"sessions_per_machine", fmt.Sprint(p.Policy.SessionsPerMachine)}, {"session_idle", p.Policy.SessionIdle.String()},
 		{"keep_most", p.Policy.KeepMost.String()}, {"sudo", fmt.Sprint(p.Policy.Sudo)}, {"record", fmt.Sprint(p.Policy.Record)}}
+}
+
+func sshPairs(c *Config) []pair {
+	var prints []string
+	for _, line := range c.SSH.UserAuthorities {
+		prints = append(prints, fingerprint(line))
+	}
+	return []pair{{"user_authorities", list(prints)}}
+}
+
+// fingerprint names a public key as ssh-keygen -l does.
+func fingerprint(line string) string {
+	_, rest, _ := strings.Cut(line, " ")
+	blob, _, _ := strings.Cut(rest, " ")
+	key, err := base64.StdEncoding.DecodeString(blob)
+	if err != nil {
+		return line
+	}
+	sum := sha256.Sum256(key)
+	return "SHA256:" + base64.RawStdEncoding.EncodeToString(sum[:])
 }
 
 func keyCount(keys []string) string {

@@ -56,6 +56,7 @@ func (r *reader) rootFields(c *Config) []field {
 		named(r, "pools", "pool", "Sets of like machines, each with a name.", &c.Pools, r.poolFields, (*reader).checkPool),
 		{key: "doors", form: "list of doors", unless: "none", doc: "Places where people come in.", inner: doorFields(r, new(dspool.Door)),
 			read: func(n *yaml.Node) { r.items(n, "doors", func(n *yaml.Node) { r.door(c, n) }) }},
+		section("ssh", "How people prove who they are at doors for SSH, beside their keys, their passwords and the certificates of `dspool login`.", r.sshFields(&c.SSH)),
 		section("web", "How browsers reach the portal and JupyterHub through web doors.", r.webFields(&c.Web)),
 		section("login", "How people prove who they are in a browser. `dspool login --web` uses it for tokens and SSH certificates too.", r.loginFields(&c.Login)),
 	}
@@ -163,6 +164,17 @@ func (r *reader) usersFields(c *Config) []field {
 		{key: "list", form: "list of users", doc: "Each a name, or the keys below.", inner: user(new(User)),
 			read: func(n *yaml.Node) { r.items(n, "list of users", one) }},
 	}
+}
+
+func (r *reader) sshFields(s *SSH) []field {
+	read := words(r, &s.UserAuthorities, "user_authorities of ssh", func(s string) error { _, err := parseText(s); return err })
+	return []field{{key: "user_authorities", form: "list of lines of .pub files", unless: "none",
+		doc: "Public keys of the team's own certificate authorities: their user certificates let in the users whom they name as principals, as OpenSSH's sshd would. " +
+			"Whoever holds such a key can come in as anybody. Of a name that was given again, only certificates count that are good from a later time.",
+		read: func(n *yaml.Node) {
+			r.lines["ssh user_authorities"] = n.Line
+			read(n)
+		}}}
 }
 
 func (r *reader) sizeFields(s *dspool.Size, name string) []field {

@@ -34,7 +34,7 @@ func (c *Control) Apply(ctx context.Context, who auth.Subject, req api.ApplyRequ
 	cfg, problems := config.Parse(req.Name, []byte(req.Text), req.Dir)
 	if len(problems) == 0 {
 		cfg.SetStateDir(c.StateDir)
-		problems = keysOfFile(cfg)
+		problems = append(keysOfFile(cfg), c.authoritiesOfFile(cfg)...)
 		for i := range cfg.Images {
 			if err := c.findRecipe(&cfg.Images[i], cfg.Server.Images, req.Dir); err != nil {
 				message, hint := sentence(err)
@@ -141,6 +141,9 @@ func currentConfig(tx *store.Tx, wanted *config.Config) (*config.Config, error) 
 		cfg.Users = append(cfg.Users, now)
 	}
 	if cfg.Doors, err = doorsOf(tx); err != nil {
+		return nil, err
+	}
+	if err := readSetting(tx, settingSSH, &cfg.SSH); err != nil {
 		return nil, err
 	}
 	if err := readSetting(tx, settingWeb, &cfg.Web); err != nil {
@@ -278,6 +281,9 @@ func (w *work) apply(who auth.Subject, current, cfg *config.Config, changes []ap
 		}
 	}
 	if err := w.setDoors(cfg.Doors); err != nil {
+		return err
+	}
+	if err := w.setSSH(cfg.SSH); err != nil {
 		return err
 	}
 	if err := w.setWeb(cfg.Web, cfg.Login); err != nil {

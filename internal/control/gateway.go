@@ -7,7 +7,6 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -60,12 +59,8 @@ func (c *Control) gatewayDirectives(ctx context.Context) (d api.GatewayDirective
 		if err != nil {
 			return err
 		}
-		for _, r := range revoked {
-			if serial, err := strconv.ParseUint(r.Value, 10, 64); r.Kind == store.RevokedSerial && err == nil {
-				d.Trust.RevokedSerials = append(d.Trust.RevokedSerials, serial)
-			} else if r.Kind != store.RevokedSerial {
-				d.Trust.RevokedKeys = append(d.Trust.RevokedKeys, r.Value)
-			}
+		if d.Trust, err = c.trust(tx, revoked); err != nil {
+			return err
 		}
 		if d.End, err = overConnections(tx); err != nil {
 			return err
@@ -76,7 +71,6 @@ func (c *Control) gatewayDirectives(ctx context.Context) (d api.GatewayDirective
 		d.Web, err = c.gatewayWeb(tx)
 		return err
 	})
-	d.Trust.Authorities = []string{c.SSH.UserTrust()}
 	d.Trust.HostCert = c.hostCertificates()
 	return d, err
 }

@@ -357,11 +357,19 @@ func (c *Control) Revoke(ctx context.Context, who auth.Subject, req api.Revocati
 	if err := dspool.CheckTitle("reason", req.Why); err != nil {
 		return err
 	}
-	kind, value := store.RevokedSerial, fmt.Sprint(req.Serial)
-	if req.Fingerprint != "" {
-		if kind, value = store.RevokedKey, req.Fingerprint; !strings.HasPrefix(value, "SHA256:") || len(value) > 64 {
-			return dspool.Errorf(dspool.Invalid, "%s is not a fingerprint", dspool.Quote(value)).WithHint("SHA256:…, as ssh-keygen -l prints it")
+	for _, f := range []string{req.Fingerprint, req.Authority} {
+		if f != "" && (!strings.HasPrefix(f, "SHA256:") || len(f) > 64 || strings.Contains(f, " ")) {
+			return dspool.Errorf(dspool.Invalid, "%s is not a fingerprint", dspool.Quote(f)).WithHint("SHA256:…, as ssh-keygen -l prints it")
 		}
+	}
+	kind, value := store.RevokedSerial, fmt.Sprint(req.Serial)
+	switch {
+	case req.Fingerprint != "" && req.Authority != "":
+		return dspool.Errorf(dspool.Invalid, "an authority goes with a serial number, not with a fingerprint").WithHint("to end all that an authority signed, give its own fingerprint alone")
+	case req.Fingerprint != "":
+		kind, value = store.RevokedKey, req.Fingerprint
+	case req.Authority != "" && req.Authority != c.ownAuthority():
+		kind, value = store.RevokedForeign, req.Authority+" "+value
 	}
 	return c.write(ctx, func(w *work) error {
 		if err := w.AddRevocation(kind, value, req.Why); err != nil {

@@ -18,7 +18,8 @@ func (c *Control) ProveWho(ctx context.Context, p api.Proof) (id api.Identity, e
 	var hash string
 	var keys []dspool.UserKey
 	var revoked []store.Revocation
-	var former uint64 // certificates up to this one are not this account's
+	var former uint64        // certificates up to this one are not this account's
+	var authorities []string // the team's own
 	err = c.Store.Read(ctx, func(tx *store.Tx) error {
 		user, err = tx.User(p.User)
 		if dspool.ErrorCode(err) == dspool.NotFound {
@@ -36,6 +37,9 @@ func (c *Control) ProveWho(ctx context.Context, p api.Proof) (id api.Identity, e
 		if former, err = endedCertificates(tx, p.User); err != nil {
 			return err
 		}
+		if authorities, err = userAuthorities(tx); err != nil {
+			return err
+		}
 		revoked, err = tx.Revocations()
 		return err
 	})
@@ -51,8 +55,17 @@ func (c *Control) ProveWho(ctx context.Context, p api.Proof) (id api.Identity, e
 		ok = slices.ContainsFunc(keys, func(k dspool.UserKey) bool { return k.Fingerprint == p.Key }) && !is("key", p.Key)
 		how = "key " + p.Key
 	case "certificate":
-		ok = known && (former == 0 || p.Serial > former) && !is("serial", strconv.FormatUint(p.Serial, 10)) && !is("key", p.Key)
-		how = "certificate " + strconv.FormatUint(p.Serial, 10) + " " + p.Key
+		serial := strconv.FormatUint(p.Serial, 10)
+		ok = known && !is(store.RevokedKey, p.Key) && !is(store.RevokedKey, p.Authority)
+		if p.Authority == "" || p.Authority == c.ownAuthority() {
+			how = "certificate " + serial + " " + p.Key
+			ok = ok && (former == 0 || p.Serial > former) && !is(store.RevokedSerial, serial)
+		} else {
+			how = "certificate " + serial + " of authority " + p.Authority + ", " + p.Key
+			ok = ok && isAuthority(authorities, p.Authority) && !is(store.RevokedForeign, p.Authority+" "+serial)
+			// What was signed for a former account of the name must not open this one.
+			ok = ok && (former == 0 || p.ValidAfter >= uint64(user.Created.Unix()))
+		}
 	case "password":
 		how = "password"
 		ok = c.wrong.guess(ctx, p.User, p.From, func() bool { return auth.CheckPassword(hash, p.Password) && known })

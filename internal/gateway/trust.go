@@ -17,13 +17,13 @@ import (
 // trust says which keys and certificates count; it is replaced as a whole.
 type trust struct {
 	authorities []ssh.PublicKey
-	serials     map[uint64]bool
+	serials     map[api.RevokedCertificate]bool
 	keys        map[string]bool // fingerprints of keys and authorities
 }
 
 // parseTrust returns what could be read, and what could not as an error.
 func parseTrust(t api.Trust) (*trust, error) {
-	out := &trust{serials: map[uint64]bool{}, keys: map[string]bool{}}
+	out := &trust{serials: map[api.RevokedCertificate]bool{}, keys: map[string]bool{}}
 	var errs []error
 	for _, line := range t.Authorities {
 		key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(line))
@@ -33,8 +33,13 @@ func parseTrust(t api.Trust) (*trust, error) {
 		}
 		out.authorities = append(out.authorities, key)
 	}
+	for _, c := range t.RevokedCertificates {
+		out.serials[c] = true
+	}
 	for _, s := range t.RevokedSerials {
-		out.serials[s] = true
+		if len(out.authorities) > 0 {
+			out.serials[api.RevokedCertificate{Authority: ssh.FingerprintSHA256(out.authorities[0]), Serial: s}] = true
+		}
 	}
 	for _, k := range t.RevokedKeys {
 		out.keys[k] = true
@@ -51,10 +56,11 @@ func (t *trust) revokes(cert *ssh.Certificate, fingerprint string) string {
 	if cert == nil {
 		return ""
 	}
+	authority := ssh.FingerprintSHA256(cert.SignatureKey)
 	switch {
-	case t.serials[cert.Serial]:
+	case t.serials[api.RevokedCertificate{Authority: authority, Serial: cert.Serial}]:
 		return fmt.Sprintf("certificate %d is revoked", cert.Serial)
-	case t.keys[ssh.FingerprintSHA256(cert.SignatureKey)]:
+	case t.keys[authority]:
 		return "the certificate's authority is revoked"
 	case !t.isAuthority(cert.SignatureKey):
 		return "the certificate's authority is not trusted"
@@ -80,6 +86,9 @@ func (t *trust) check(cert *ssh.Certificate, user string, from net.Addr, now tim
 	}
 	if why := t.revokes(cert, ssh.FingerprintSHA256(cert.Key)); why != "" {
 		return errors.New(why)
+	}
+	if cert.Signature == nil || cert.Signature.Format == ssh.KeyAlgoRSA { // with SHA-1, which OpenSSH refuses here as well
+		return errors.New("its authority signed with SHA-1")
 	}
 	if !slices.Contains(cert.ValidPrincipals, user) { // none at all means nobody, unlike in the library
 		return errors.New("it is another user's")

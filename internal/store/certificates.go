@@ -3,6 +3,7 @@ package store
 import (
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/dspool/dspool"
@@ -23,12 +24,13 @@ func (tx *Tx) NextSerial() (uint64, error) {
 type RevocationKind string
 
 const (
-	RevokedSerial    RevocationKind = "serial"    // a certificate, by its number in decimal
+	RevokedSerial    RevocationKind = "serial"    // a certificate of the pool's own authority, by its number in decimal
+	RevokedForeign   RevocationKind = "foreign"   // one of another authority: fingerprint of its key, a space, the number
 	RevokedKey       RevocationKind = "key"       // a key and every certificate for it, by its fingerprint
 	RevokedAuthority RevocationKind = "authority" // all that an authority signed, by its key's fingerprint
 )
 
-var revocationKinds = []RevocationKind{RevokedSerial, RevokedKey, RevokedAuthority}
+var revocationKinds = []RevocationKind{RevokedSerial, RevokedForeign, RevokedKey, RevokedAuthority}
 
 // Revocation is a certificate, key or authority that does not count any more.
 type Revocation struct {
@@ -44,7 +46,13 @@ func (tx *Tx) AddRevocation(kind RevocationKind, value, why string) error {
 	if !slices.Contains(revocationKinds, kind) {
 		return dspool.Errorf(dspool.Invalid, "%s cannot be revoked", dspool.Quote(string(kind))).WithHint("revoke a serial, a key or an authority")
 	}
-	if n, err := strconv.ParseUint(value, 10, 64); kind == RevokedSerial && (err != nil || strconv.FormatUint(n, 10) != value) {
+	authority, serial, two := strings.Cut(value, " ")
+	if kind == RevokedForeign && (!two || authority == "") {
+		return dspool.Errorf(dspool.Invalid, "the authority of certificate %s is not named", dspool.Quote(value)).WithHint("give the fingerprint of its key")
+	} else if kind == RevokedSerial {
+		serial = value
+	}
+	if n, err := strconv.ParseUint(serial, 10, 64); (kind == RevokedSerial || kind == RevokedForeign) && (err != nil || strconv.FormatUint(n, 10) != serial) {
 		return dspool.Errorf(dspool.Invalid, "serial %s is not a number", dspool.Quote(value)).WithHint("ssh-keygen -L shows a certificate's")
 	}
 	if value == "" {
