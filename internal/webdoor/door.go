@@ -247,6 +247,7 @@ func (d *Door) serve(w http.ResponseWriter, r *http.Request) {
 	if err := d.proxy.Forward(w, r, call); err != nil {
 		d.Log.Warn("an upstream does not answer", "route", to.Path, "path", short(raw), "error", short(err.Error()))
 		d.fail(w, r, http.StatusServiceUnavailable, err)
+		linger(w, r)
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"embed"
-	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -44,9 +43,6 @@ func (d *Door) refuse(w http.ResponseWriter, code int, sentence string) {
 // fail answers with an error page: the error target's, or one that the door has. A failed WebSocket
 // gets none: nobody would see it.
 func (d *Door) fail(w http.ResponseWriter, r *http.Request, code int, cause error) {
-	if errors.Is(r.Context().Err(), context.Canceled) {
-		panic(http.ErrAbortHandler)
-	}
 	if isWebSocket(r) {
 		w.Header().Set("Connection", "close")
 		w.Header().Set("Content-Length", "0")
@@ -59,23 +55,30 @@ func (d *Door) fail(w http.ResponseWriter, r *http.Request, code int, cause erro
 			return
 		}
 		d.Log.Warn("the error target has no page", "code", code, "error", err)
-		w.Header()["Content-Type"] = nil // as configurable-http-proxy: the status's name, and nothing about it
-		w.WriteHeader(code)
-		_, _ = io.WriteString(w, http.StatusText(code))
+		bare(w, code)
 		return
 	}
 	for _, name := range []string{strconv.Itoa(code) + ".html", "error.html"} {
 		page, err := fs.ReadFile(d.ErrorPages, name)
 		if err == nil {
 			w.Header().Set("Content-Type", "text/html")
-			w.WriteHeader(code)
-			_, _ = w.Write(page)
+			whole(w, code, page)
 			return
 		}
 	}
+	bare(w, code)
+}
+
+// bare answers with a status's name, as configurable-http-proxy does where it has no page.
+func bare(w http.ResponseWriter, code int) {
 	w.Header()["Content-Type"] = nil
+	whole(w, code, []byte(http.StatusText(code)))
+}
+
+func whole(w http.ResponseWriter, code int, page []byte) {
+	w.Header().Set("Content-Length", strconv.Itoa(len(page)))
 	w.WriteHeader(code)
-	_, _ = io.WriteString(w, http.StatusText(code))
+	_, _ = w.Write(page)
 }
 
 // errorTarget fetches a page; an error says that w is untouched.
@@ -84,7 +87,7 @@ func (d *Door) errorTarget(w http.ResponseWriter, r *http.Request, code int) err
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), errorPageWithin)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), errorPageWithin)
 	defer cancel()
 	c, err := d.proxy.pool.get(ctx, place{"error target", up.Network, up.Address, up.TLS}, true)
 	if err != nil {
@@ -128,7 +131,6 @@ func (d *Door) errorTarget(w http.ResponseWriter, r *http.Request, code int) err
 			w.Header()[name] = nil
 		}
 	}
-	w.WriteHeader(code)
-	_, _ = w.Write(page)
+	whole(w, code, page)
 	return nil
 }

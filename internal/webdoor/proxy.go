@@ -44,6 +44,7 @@ const (
 	expectWithin  = time.Second     // for an upstream to say 100 Continue; then the body is sent anyway (RFC 9110 section 10.1.1)
 	mostInforming = 16              // 1xx responses before the real one
 	lingerUpload  = 3 * time.Second // for the client to send on of an upload whose response is complete
+	lingerSize    = 64 << 20
 )
 
 var buffers = sync.Pool{New: func() any { return new([copySize]byte) }}
@@ -111,7 +112,7 @@ func (x *exchange) try() (again bool, err error) {
 	resp, err := x.ask()
 	if err != nil {
 		c.Close()
-		if x.stopUpload() == errClient || x.r.Context().Err() != nil {
+		if x.up != nil && x.up.broken.Load() || x.r.Context().Err() != nil {
 			panic(http.ErrAbortHandler)
 		}
 		if c.reused && x.repeatable() && errors.Is(err, errNothing) {
@@ -125,11 +126,10 @@ func (x *exchange) try() (again bool, err error) {
 		}
 		return false, x.tunnel(resp)
 	}
-	keep = x.answer(resp) && x.uploaded()
-	if !keep {
-		_ = x.flush()
+	if keep = x.answer(resp); !x.uploaded() {
+		keep = false
 		c.Close()
-		x.stopUpload()
+		linger(x.w, x.r)
 	}
 	return false, nil
 }

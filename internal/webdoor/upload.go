@@ -12,12 +12,12 @@ import (
 
 // upload copies a request's body up, beside what comes down.
 type upload struct {
-	read atomic.Bool // all of the body has come from the client
-	done chan struct{}
-	err  error // once done is closed
+	read   atomic.Bool // all of the body has come from the client
+	broken atomic.Bool // the client has broken it off
+	done   chan struct{}
+	err    error // once done is closed: why the upstream has not got all
 }
 
-// errClient says that it was the client that broke an upload off.
 var errClient = errors.New("the client has broken its upload off")
 
 // startUpload begins to copy up; from now on nothing else writes to the connection.
@@ -26,9 +26,17 @@ func (x *exchange) startUpload() {
 	x.up = u
 	go func() {
 		defer close(u.done)
-		if u.err = x.send(u); u.err == errClient {
-			x.c.Close()
+		if u.err = x.send(u); u.err == nil {
+			return
 		}
+		if u.err == errClient {
+			u.broken.Store(true)
+			x.c.Close()
+			return
+		}
+		// What the upstream does not want is taken all the same: a client may look for the answer only when
+		// it has sent all. The server ends this, or linger.
+		_, _ = io.CopyN(io.Discard, x.r.Body, lingerSize)
 	}()
 }
 
@@ -105,26 +113,19 @@ func (x *exchange) uploaded() bool {
 	}
 }
 
-// stopUpload ends an upload for which the response did not wait, and whose connection is closed:
-// after the handler nobody may read the body. What the client still sends the server takes for a
-// moment, so that the client gets to read the response.
-func (x *exchange) stopUpload() error {
-	if x.up == nil {
-		return nil
+// linger takes what a client still sends of its request, for a moment, once it has been answered in
+// full: the client of a connection that is closed before may never get to read the answer.
+func linger(w http.ResponseWriter, r *http.Request) {
+	if r.ProtoMajor != 1 || r.Body == nil || r.Body == http.NoBody {
+		return
 	}
-	rc := http.NewResponseController(x.w)
-	select {
-	case <-x.up.done:
-		if x.up.read.Load() {
-			return x.up.err
-		}
-	default:
-		_ = rc.SetReadDeadline(time.Now())
-		<-x.up.done
-		if x.up.err == errClient { // it was this deadline
-			x.up.err = nil
-		}
+	rc := http.NewResponseController(w)
+	if rc.SetReadDeadline(time.Now().Add(lingerUpload)) != nil {
+		return
 	}
-	_ = rc.SetReadDeadline(time.Now().Add(lingerUpload))
-	return x.up.err
+	// A response in chunks ends only with the handler, and a body that the client has kept back will not come.
+	if w.Header().Get("Content-Length") == "" || r.Header.Get("Expect") != "" || rc.Flush() != nil {
+		return
+	}
+	_, _ = io.CopyN(io.Discard, r.Body, lingerSize)
 }
