@@ -371,12 +371,16 @@ func (c *Control) Revoke(ctx context.Context, who auth.Subject, req api.Revocati
 	case req.Authority != "" && req.Authority != c.ownAuthority():
 		kind, value = store.RevokedForeign, req.Authority+" "+value
 	}
+	what := string(kind) + " " + value
+	if kind == store.RevokedForeign {
+		what = fmt.Sprintf("serial %d of authority %s", req.Serial, req.Authority)
+	}
 	return c.write(ctx, func(w *work) error {
 		if err := w.AddRevocation(kind, value, req.Why); err != nil {
 			return err
 		}
 		w.wake(topicGateway)
-		return w.event(dspool.Event{Actor: who.Name(), Kind: "certificate.revoked", Message: string(kind) + " " + value + " revoked", Reason: req.Why})
+		return w.event(dspool.Event{Actor: who.Name(), Kind: "certificate.revoked", Message: what + " revoked", Reason: req.Why})
 	})
 }
 

@@ -3,10 +3,12 @@ package gateway_test
 import (
 	"bytes"
 	"crypto/rand"
+	"crypto/rsa"
 	"errors"
 	"io"
 	mathrand "math/rand/v2"
 	"net"
+	"os"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -168,6 +170,63 @@ func TestAttackCertificates(t *testing.T) {
 		if _, errs, code := run(w.sshWith(path, "alice", "-o", "ExitOnForwardFailure=yes", "-R", "0:127.0.0.1:1", "--", "true"), nil); code == 0 {
 			t.Fatalf("it listens: %s", errs)
 		}
+	})
+
+	t.Run("a serial number is revoked for the authority that gave it", func(t *testing.T) {
+		other, _ := newKey(t)
+		theirs := w.certify(other, "theirs", func(*ssh.Certificate) {})
+		both := func(change func(*api.Trust)) {
+			trust(func(t *api.Trust) {
+				t.Authorities = append(t.Authorities, string(ssh.MarshalAuthorizedKey(other.PublicKey())))
+				change(t)
+			})
+		}
+		comes := func(path string) bool {
+			_, _, code := run(w.sshWith(path, "alice", "--", "true"), nil)
+			return code == 0
+		}
+		both(func(*api.Trust) {})
+		w.eventually("both come in", func() bool { return comes(good) && comes(theirs) })
+		both(func(t *api.Trust) { t.RevokedSerials = []uint64{42} })
+		w.eventually("ours is out, theirs is not", func() bool { return !comes(good) && comes(theirs) })
+		both(func(t *api.Trust) {
+			t.RevokedCertificates = []api.RevokedCertificate{{Authority: ssh.FingerprintSHA256(other.PublicKey()), Serial: 42}}
+		})
+		w.eventually("theirs is out, ours is not", func() bool { return comes(good) && !comes(theirs) })
+		trust(func(*api.Trust) {})
+	})
+	t.Run("an authority that signs with SHA-1 is refused", func(t *testing.T) {
+		key, err := rsa.GenerateKey(rand.Reader, 2048)
+		ok(t, err)
+		signer, err := ssh.NewSignerFromKey(key)
+		ok(t, err)
+		signers := map[string]string{}
+		for _, algorithm := range []string{ssh.KeyAlgoRSA, ssh.KeyAlgoRSASHA512} {
+			s, err := ssh.NewSignerWithAlgorithms(signer.(ssh.AlgorithmSigner), []string{algorithm})
+			ok(t, err)
+			signers[algorithm] = w.certify(s, algorithm, func(*ssh.Certificate) {})
+		}
+		trust(func(t *api.Trust) { t.Authorities = []string{string(ssh.MarshalAuthorizedKey(signer.PublicKey()))} })
+		w.eventually("SHA-2 comes in", func() bool {
+			_, _, code := run(w.sshWith(signers[ssh.KeyAlgoRSASHA512], "alice", "--", "true"), nil)
+			return code == 0
+		})
+		// With the library: OpenSSH's client would not even offer it.
+		line, err := os.ReadFile(signers[ssh.KeyAlgoRSA] + "-cert.pub")
+		ok(t, err)
+		pub, _, _, _, err := ssh.ParseAuthorizedKey(line)
+		ok(t, err)
+		text, err := os.ReadFile(signers[ssh.KeyAlgoRSA])
+		ok(t, err)
+		own, err := ssh.ParsePrivateKey(text)
+		ok(t, err)
+		certified, err := ssh.NewCertSigner(pub.(*ssh.Certificate), own)
+		ok(t, err)
+		if _, err := w.client("alice", ssh.PublicKeys(certified)); err == nil {
+			t.Error("it came in")
+		}
+		w.eventually("the log says why", func() bool { return w.logged("its authority signed with SHA-1") })
+		trust(func(*api.Trust) {})
 	})
 
 	hold := func(path string) (ended chan int) {

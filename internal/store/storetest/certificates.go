@@ -35,6 +35,7 @@ var certificates = []check{
 		write(t, s, revoke(store.RevokedAuthority, "SHA256:a", "leaked"))
 		write(t, s, revoke(store.RevokedSerial, "7", "again"))
 		write(t, s, revoke(store.RevokedSerial, "18446744073709551615", ""))
+		write(t, s, revoke(store.RevokedForeign, "SHA256:a 7", ""))
 		var got []store.Revocation
 		for _, r := range get(t, s, (*store.Tx).Revocations) {
 			if r.Added.IsZero() {
@@ -43,9 +44,9 @@ var certificates = []check{
 			got = append(got, store.Revocation{Kind: r.Kind, Value: r.Value, Why: r.Why})
 		}
 		same(t, got, []store.Revocation{{Kind: "serial", Value: "7", Why: "lost laptop"}, {Kind: "key", Value: "SHA256:a"},
-			{Kind: "authority", Value: "SHA256:a", Why: "leaked"}, {Kind: "serial", Value: "18446744073709551615"}})
+			{Kind: "authority", Value: "SHA256:a", Why: "leaked"}, {Kind: "serial", Value: "18446744073709551615"}, {Kind: "foreign", Value: "SHA256:a 7"}})
 		for _, c := range [][2]string{{"", "7"}, {"user", "ann"}, {"key", ""}, {"serial", ""}, {"serial", "07"}, {"serial", "-1"},
-			{"serial", "0x7"}, {"serial", "18446744073709551616"}} {
+			{"serial", "0x7"}, {"serial", "18446744073709551616"}, {"foreign", "7"}, {"foreign", "SHA256:a"}, {"foreign", " 7"}, {"foreign", "SHA256:a 07"}} {
 			refused(t, s, dspool.Invalid, revoke(store.RevocationKind(c[0]), c[1], "x"))
 		}
 	}},
