@@ -185,7 +185,11 @@ func (w *web) people(door dspool.Door) http.Handler {
 			w.terminal(rw, r, door.Pool)
 		case host == now.Domain:
 			w.portal.ServeHTTP(rw, r)
-		case host == "hub."+now.Domain, strings.HasSuffix(host, ".hub."+now.Domain):
+		case host == "hub."+now.Domain:
+			if _, proto := w.origin(r); !cleared(rw, r, host, proto) {
+				routes.ServeHTTP(rw, r)
+			}
+		case strings.HasSuffix(host, ".hub."+now.Domain):
 			routes.ServeHTTP(rw, r)
 		default:
 			stranger(rw, r, now, door)
