@@ -5,8 +5,10 @@ import (
 	"crypto/tls"
 	"errors"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -20,6 +22,7 @@ const (
 	idleFor         = 3 * time.Minute
 	requestHead     = 64 << 10
 	mostHandshakes  = 1024
+	newcomersWithin = 5 * time.Second        // for who has connected to a server that shuts down to ask for something
 	acceptRest      = 100 * time.Millisecond // when this process has no more files
 	streams         = 250                    // of one HTTP/2 connection
 )
@@ -27,11 +30,14 @@ const (
 // Server serves HTTP to browsers: HTTP/1.1 and, with TLS, HTTP/2. It never offers WebSockets over
 // HTTP/2 (RFC 8441): browsers open a connection of their own for them.
 type Server struct {
-	http *http.Server
-	// late serves what was still shaking hands when its listener was closed: nobody is dropped who had
-	// been let in, and nobody stays.
-	late    *http.Server
-	shaking sync.WaitGroup
+	http    *http.Server
+	shaking sync.WaitGroup // handshakes, and the loops that begin them
+
+	mu        sync.Mutex
+	listeners map[net.Listener]bool
+	closing   bool
+	open      int           // connections, without those that somebody took over
+	empty     chan struct{} // closed when closing and none is open
 }
 
 type tlsKey struct{}
@@ -39,8 +45,8 @@ type tlsKey struct{}
 // NewServer makes a server of h. Its own complaints, most of them of clients that do not speak HTTP, are
 // logged at debug level.
 func NewServer(h http.Handler, log *slog.Logger) *Server {
-	s := &Server{http: newHTTPServer(h, log), late: newHTTPServer(h, log)}
-	s.late.SetKeepAlivesEnabled(false)
+	s := &Server{http: newHTTPServer(h, log), listeners: map[net.Listener]bool{}, empty: make(chan struct{})}
+	s.http.ConnState = s.count
 	return s
 }
 
@@ -83,29 +89,101 @@ func newHTTPServer(h http.Handler, log *slog.Logger) *http.Server {
 // after their handshake.
 func (s *Server) Serve(l net.Listener, config *tls.Config) error {
 	if config == nil {
-		return s.http.Serve(strictListener{l})
+		l = strictListener{l}
+	} else {
+		config = config.Clone()
+		if len(config.NextProtos) == 0 {
+			config.NextProtos = []string{"h2", "http/1.1"}
+		}
+		if config.MinVersion == 0 {
+			config.MinVersion = tls.VersionTLS12
+		}
+		l = s.newTLSListener(l, config)
 	}
-	config = config.Clone()
-	if len(config.NextProtos) == 0 {
-		config.NextProtos = []string{"h2", "http/1.1"}
+	if !s.track(l) {
+		return errors.Join(http.ErrServerClosed, l.Close())
 	}
-	if config.MinVersion == 0 {
-		config.MinVersion = tls.VersionTLS12
+	err := s.http.Serve(l)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.listeners, l)
+	if s.closing {
+		return http.ErrServerClosed
 	}
-	return s.http.Serve(s.newTLSListener(l, config))
+	return err
 }
 
-// Shutdown takes no more connections and waits for requests to end; WebSockets are not waited for.
-func (s *Server) Shutdown(ctx context.Context) error {
-	if err := s.http.Shutdown(ctx); err != nil {
-		return err
+func (s *Server) track(l net.Listener) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.closing {
+		s.listeners[l] = true
 	}
-	s.shaking.Wait() // for handshakeWithin at most
-	return s.late.Shutdown(ctx)
+	return !s.closing
+}
+
+// count follows connections.
+func (s *Server) count(_ net.Conn, state http.ConnState) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch state {
+	case http.StateNew:
+		s.open++
+	case http.StateClosed, http.StateHijacked:
+		s.open--
+		s.checkEmpty()
+	}
+}
+
+func (s *Server) checkEmpty() {
+	if s.closing && s.open == 0 {
+		select {
+		case <-s.empty:
+		default:
+			close(s.empty)
+		}
+	}
+}
+
+// Shutdown takes no more connections and waits for requests to end; WebSockets are not waited for. Who
+// has come in gets an answer: net/http's own Shutdown drops requests that it is about to read.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.mu.Lock()
+	s.closing = true
+	listeners := slices.Collect(maps.Keys(s.listeners))
+	s.mu.Unlock()
+	for _, l := range listeners {
+		l.Close()
+	}
+	s.http.SetKeepAlivesEnabled(false) // connections end with their next response
+	shaken := make(chan struct{})
+	go func() {
+		s.shaking.Wait()
+		close(shaken)
+	}()
+	grace, cancel := context.WithTimeout(ctx, newcomersWithin)
+	defer cancel()
+	select {
+	case <-shaken:
+		s.mu.Lock()
+		s.checkEmpty()
+		s.mu.Unlock()
+		select {
+		case <-s.empty:
+		case <-grace.Done():
+		}
+	case <-grace.Done():
+	}
+	return s.http.Shutdown(ctx)
 }
 
 // Close ends all connections but WebSockets.
-func (s *Server) Close() error { return errors.Join(s.http.Close(), s.late.Close()) }
+func (s *Server) Close() error {
+	s.mu.Lock()
+	s.closing = true
+	s.mu.Unlock()
+	return s.http.Close()
+}
 
 type strictListener struct{ net.Listener }
 
@@ -190,7 +268,7 @@ func (l *tlsListener) handshake(c net.Conn) {
 	select {
 	case l.ready <- ready:
 	case <-l.stop:
-		_ = l.server.late.Serve(&oneConn{Conn: ready})
+		_ = l.server.http.Serve(&oneConn{Conn: ready})
 	}
 }
 
