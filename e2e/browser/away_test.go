@@ -70,8 +70,8 @@ func TestClosedLid(t *testing.T) {
 	p.labHere("grace")
 	p.quiet()
 	p.notebook()
-	// Longer than the notebook server's patience with a page that does not answer its pings.
-	p.cell("import time\nprint('lid open'); time.sleep(40); print('printed', 'in the dark')")
+	// It prints once the notebook server has noticed that the page does not answer, which takes up to half a minute.
+	p.cell("import os, time\nprint('lid open')\nwhile not os.path.exists('dark'): time.sleep(.1)\n\nprint('printed', 'in the dark'); os.rename('dark', 'printed')")
 	p.outputs("lid open")
 
 	processes := family(chromedp.FromContext(laptop.ctx).Browser.Process().Pid)
@@ -86,6 +86,9 @@ func TestClosedLid(t *testing.T) {
 		}
 		return err
 	})
+	if slept == nil {
+		_, slept = pool.trySSH(t.Context(), "grace", "touch dark; until [ -e printed ]; do sleep 0.1; done")
+	}
 	for _, pid := range processes {
 		_ = syscall.Kill(pid, syscall.SIGCONT)
 	}

@@ -181,7 +181,18 @@ func (b *tab) do(what string, steps ...chromedp.Action[chromedp.Void]) {
 // open goes to an address and waits until its page has loaded.
 func (b *tab) open(url string) {
 	b.t.Helper()
-	b.do("open "+url, chromedp.Navigate(url))
+	for {
+		ctx, cancel := context.WithTimeout(b.ctx, pageTimeout)
+		err := chromedp.Do(ctx, chromedp.Navigate(url))
+		cancel()
+		if err == nil {
+			return
+		}
+		// Chromium drops connections when an address of its host comes or goes, such as another pool's.
+		if !strings.Contains(err.Error(), "ERR_NETWORK_CHANGED") {
+			b.t.Fatalf("open %s: %v", url, err)
+		}
+	}
 }
 
 // click clicks on what a CSS selector names once it is visible.

@@ -34,8 +34,9 @@ const (
 
 // TestGigabyte carries a large file both ways as JupyterLab's file browser does.
 func TestGigabyte(t *testing.T) {
+	t.Parallel()
 	file, sum := makeFile(t, "big.bin", bigFile)
-	p := inLab(t, "bob")
+	p := inLab(t, "ivan")
 	p.quiet()
 	dir := p.downloads()
 	g, err := gateway.ReadStatus(t.Context(), pool.state)
@@ -55,7 +56,7 @@ func TestGigabyte(t *testing.T) {
 		p.until("the question about its size", `document.querySelector(".jp-Dialog .jp-mod-accept")`)
 		p.click(`.jp-Dialog .jp-mod-accept`)
 		err := eventually(bigTimeout, func() error {
-			got, err := pool.trySSH(t.Context(), "bob", "stat -c %s big.bin")
+			got, err := pool.trySSH(t.Context(), "ivan", "stat -c %s big.bin")
 			if err == nil && strings.TrimSpace(got) != strconv.Itoa(bigFile) {
 				return errStill
 			}
@@ -65,7 +66,7 @@ func TestGigabyte(t *testing.T) {
 			t.Fatal("the upload does not end: ", err)
 		}
 		t.Logf("uploaded in %.1f s", time.Since(began).Seconds())
-		if got := strings.Fields(pool.ssh(t, "bob", "sha256sum big.bin"))[0]; got != sum {
+		if got := strings.Fields(pool.ssh(t, "ivan", "sha256sum big.bin"))[0]; got != sum {
 			t.Errorf("over SSH its sum is %s, not %s", got, sum)
 		}
 	})

@@ -23,6 +23,7 @@ for a, i, n in zip(axes, digits.images[half:], said): a.imshow(i, cmap="gray_r")
 
 // TestFromZero is the day of somebody who comes for the first time, to a pool without a machine for people.
 func TestFromZero(t *testing.T) {
+	zero(t)
 	p := visitor(t, "ada")
 	began := time.Now()
 	lap := func(what string) { t.Logf("%6.2f s  %s", time.Since(began).Seconds(), what) }
