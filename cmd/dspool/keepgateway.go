@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -17,7 +18,7 @@ import (
 
 const (
 	lookAtGateway = 2 * time.Second
-	gatewayWithin = 10 * time.Second // for a new one to answer
+	gatewayWithin = time.Minute // for a new one to answer: the first makes the doors' keys, which takes a slow host its time
 )
 
 // buildID tells one build of this program from another, also where both say the same version.
@@ -109,6 +110,10 @@ func startGateway(ctx context.Context, stateDir string, held gateway.Held) error
 		case err := <-ended:
 			return fmt.Errorf("it ended at once (%w); its log is %s", err, log.Name())
 		case <-ctx.Done():
+			if errors.Is(ctx.Err(), context.DeadlineExceeded) { // the next one takes its place, not a place beside it
+				_ = cmd.Process.Kill()
+				<-ended
+			}
 			return fmt.Errorf("it does not answer; its log is %s", log.Name())
 		case <-look.C:
 			if s, err := gateway.ReadStatus(ctx, stateDir); err == nil && s.PID == cmd.Process.Pid {

@@ -4,7 +4,7 @@
 //
 // The computer is QEMU without hardware virtualisation, its kernel Debian's, its file system an
 // image of dspool's own. testdata/guest is its first process; it does the checks and reports one
-// line of JSON for each, which become subtests here. On an idle core that takes about two
+// line of JSON for each, which become subtests here. On an idle core that takes two and a half
 // minutes; DSPOOL_TEST_CGROUP2=all adds the tests of internal/provider/runc, three minutes more.
 package cgroup2_test
 
@@ -12,7 +12,10 @@ import (
 	"bufio"
 	"bytes"
 	"cmp"
+	"crypto/rand"
+	"crypto/rsa"
 	"encoding/json"
+	"encoding/pem"
 	"fmt"
 	"io"
 	"os"
@@ -22,6 +25,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/crypto/ssh"
 )
 
 const (
@@ -164,6 +169,7 @@ func buildInitrd(t *testing.T, dir string, linux kernel) string {
 	a.addFile("bin/runc.test", 0o755, goTool([]string{"test", "-c"}, "runc.test", "0", "../../internal/provider/runc"))
 	a.addFile("bin/inmate", 0o755, build("inmate", "0", "../../internal/provider/runc/testdata/inmate"))
 	a.addFile("guest.yaml", 0o644, "testdata/guest.yaml")
+	a.add("host_rsa", 0o600, rsaKey(t)) // emulated processors would take a minute for one
 	for i, module := range linux.load(t) {
 		data, err := moduleData(t, module)
 		if err != nil {
@@ -176,6 +182,20 @@ func buildInitrd(t *testing.T, dir string, linux kernel) string {
 		t.Fatal(err)
 	}
 	return file
+}
+
+// rsaKey makes a host key for a door.
+func rsaKey(t *testing.T) []byte {
+	t.Helper()
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	block, err := ssh.MarshalPrivateKey(key, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pem.EncodeToMemory(block)
 }
 
 func tail(file string) []byte {

@@ -54,7 +54,7 @@ func boot() error {
 
 // enter makes root the root and starts there, with all that the programs expect.
 func enter(root string) error {
-	files := [][2]string{{"/guest", "/guest"}, {"/guest.yaml", "/etc/dspool/images/guest.yaml"}}
+	files := [][2]string{{"/guest", "/guest"}, {"/guest.yaml", "/etc/dspool/images/guest.yaml"}, {"/host_rsa", hostKey}}
 	for _, program := range []string{"dspool", "runc", "runc.test", "inmate"} {
 		files = append(files, [2]string{"/bin/" + program, filepath.Join(programs, program)})
 	}

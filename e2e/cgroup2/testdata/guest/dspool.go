@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -48,6 +49,7 @@ type server struct {
 type place struct {
 	dir  string   // its control group
 	wrap []string // what its command line begins with
+	team string   // its configuration; team unless given
 }
 
 // command makes a command that starts in the place's control group.
@@ -65,7 +67,7 @@ func start(state string, p place) *server {
 	s := &server{state: state, place: p, log: state + ".log", ended: make(chan error, 1)}
 	must(os.MkdirAll(state, 0o711))
 	config := state + ".yaml"
-	must(os.WriteFile(config, []byte(team), 0o644))
+	must(os.WriteFile(config, []byte(cmp.Or(p.team, team)), 0o644))
 	log, err := os.OpenFile(s.log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
 	must(err)
 	defer log.Close()

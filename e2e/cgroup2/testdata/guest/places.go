@@ -114,7 +114,12 @@ func inService(r *reporter) {
 		must(write(filepath.Join(groupRoot, "system.slice"), "cgroup.subtree_control", "+memory +pids"))
 		return "enabled: " + read(groupRoot, "cgroup.subtree_control")
 	})
-	s := begin(r, "/disk/service", place{dir: dir})
+	p := place{dir: dir}
+	r.broken = !r.run("people have keys", func() string {
+		p.team = withPeople("/disk/service")
+		return p.team
+	}) || r.broken
+	s := begin(r, "/disk/service", p)
 	limited(r, s)
 	r.run("limits stay when the service manager takes controllers back", func() string {
 		job := s.submit("--size", "half", "--cpus", "0.5", "--", "sleep", "1000")
@@ -132,6 +137,7 @@ func inService(r *reporter) {
 		return strings.Join(took, ", ")
 	})
 	trees(r, s)
+	people(r, s)
 	restarted(r, s)
 	sound(r, s)
 	end(r, s)
