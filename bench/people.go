@@ -49,8 +49,10 @@ pools:
   cold: {kind: interactive, image: people, sizes: [desk], min: 0, max: 1, shares: [home, team], internet: false}
   hall: {kind: interactive, image: people, sizes: [hall], min: 0, max: 1, shares: [home, team], internet: false, policy: {sessions_per_machine: %[3]d}}
   crowd: {kind: interactive, image: people, sizes: [seat], min: 0, max: 50, shares: [home, team], internet: false, policy: {sessions_per_machine: %[4]d}}
-doors: [{listen: "127.0.0.1:0", protocol: ssh, pool: lab}]
+doors: [{listen: "` + sshDoor + `", protocol: ssh, pool: lab}]
 `
+
+const sshDoor = "127.0.0.1:0"
 
 //go:embed people.yaml
 var peopleRecipe []byte
@@ -101,10 +103,14 @@ func (p *people) measure(ctx context.Context, r *report) error {
 	}
 	err := until(ctx, "an open door", startWithin, func() (bool, error) {
 		g, err := gateway.ReadStatus(ctx, p.server.dir)
-		if err != nil || len(g.Doors) == 0 {
+		if err != nil {
 			return false, nil
 		}
-		p.gateway, p.door = g.PID, g.Doors[0].Address
+		for _, d := range g.Doors {
+			if d.Listen == sshDoor { // there is one for machines as well
+				p.gateway, p.door = g.PID, d.Address
+			}
+		}
 		return p.door != "", nil
 	})
 	if err != nil {
