@@ -2,6 +2,7 @@ package image
 
 import (
 	"context"
+	"errors"
 	"io"
 	"os"
 	"os/exec"
@@ -77,7 +78,15 @@ func (b sandbox) rootCommand(ctx context.Context, env []string, in io.Reader, ou
 // of it is left. When ctx ends, or this process dies, the kernel kills all of it. The
 // build's lock stays taken until then, since the first process holds it too.
 func (b sandbox) command(ctx context.Context, env []string, in io.Reader, out io.Writer, args []string) error {
-	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
+	// A process that dies before its child has asked for its signal is not noticed by the child, which
+	// therefore waits for a word first.
+	hear, say, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer say.Close()
+	defer hear.Close()
+	cmd := exec.CommandContext(ctx, "/bin/sh", append([]string{"-c", `read -r word <&4 && exec 4<&- "$@"`, "image-build"}, args...)...)
 	cmd.Dir = "/"
 	cmd.Env = append([]string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8", "LC_ALL=C.UTF-8", "TERM=dumb"}, env...)
 	for _, name := range []string{"http_proxy", "https_proxy", "ftp_proxy", "no_proxy"} {
@@ -88,7 +97,7 @@ func (b sandbox) command(ctx context.Context, env []string, in io.Reader, out io
 		}
 	}
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = in, out, out
-	cmd.ExtraFiles = []*os.File{b.lock}
+	cmd.ExtraFiles = []*os.File{b.lock, hear}
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags:   syscall.CLONE_NEWPID | syscall.CLONE_NEWIPC | syscall.CLONE_NEWUTS,
 		Unshareflags: syscall.CLONE_NEWNS, // Go makes its mounts private, too
@@ -100,9 +109,14 @@ func (b sandbox) command(ctx context.Context, env []string, in io.Reader, out io
 	go func() {
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
-		done <- cmd.Run()
+		if err := cmd.Start(); err != nil {
+			done <- err
+			return
+		}
+		_, err := say.WriteString("go\n")
+		done <- errors.Join(cmd.Wait(), err)
 	}()
-	err := <-done
+	err = <-done
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
