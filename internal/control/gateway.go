@@ -76,7 +76,7 @@ func (c *Control) gatewayDirectives(ctx context.Context) (d api.GatewayDirective
 }
 
 // overConnections are connections whose session has ended or is ending, whose machine is being removed,
-// or whose user is gone.
+// whose user is gone, or whose login at the portal was ended.
 func overConnections(tx *store.Tx) (end []api.Notice, err error) {
 	open, err := tx.OpenConnections(0)
 	if err != nil {
@@ -97,12 +97,22 @@ func overConnections(tx *store.Tx) (end []api.Notice, err error) {
 				removed = cmp.Or(m.Reason, "its machine goes")
 			}
 		}
+		out := false
+		if login, ok := webLoginOf(conn); ok {
+			if _, err := tx.Token(login); dspool.ErrorCode(err) == dspool.NotFound {
+				out = true
+			} else if err != nil {
+				return nil, err
+			}
+		}
 		_, err = tx.User(conn.User)
 		switch {
 		case dspool.ErrorCode(err) == dspool.NotFound:
 			end = append(end, api.Notice{Connection: conn.ID, Text: "this account has been removed"})
 		case err != nil:
 			return nil, err
+		case out:
+			end = append(end, api.Notice{Connection: conn.ID, Text: "this browser's login at the portal has ended"})
 		case s.State == dspool.SessionClosing || s.State == dspool.SessionClosed:
 			end = append(end, api.Notice{Connection: conn.ID, Text: "this session ends: " + cmp.Or(s.Reason, "it was closed")})
 		case removed != "":

@@ -158,8 +158,20 @@ func (c *Control) Groups(ctx context.Context, who auth.Subject) (list api.List[d
 }
 
 // SetPassword sets an account's password for doors and login; nobody but the user, who knows the old one,
-// and administrators may.
+// and administrators may. Whoever changes a password may do so because another person has it: browsers are
+// logged out.
 func (c *Control) SetPassword(ctx context.Context, who auth.Subject, name string, req api.PasswordRequest) error {
+	return c.setPassword(ctx, who, name, req, "")
+}
+
+// SetOwnPassword is SetPassword of who asks in a browser, whose own login goes on.
+func (c *Control) SetOwnPassword(ctx context.Context, b Browser, req api.PasswordRequest) error {
+	who := b.Who
+	who.Admin = false // who has found an administrator's browser open must not find the account
+	return c.setPassword(ctx, who, who.User, req, b.ID)
+}
+
+func (c *Control) setPassword(ctx context.Context, who auth.Subject, name string, req api.PasswordRequest, keep string) error {
 	if !auth.Can(who, auth.Change, auth.Tokens, name) {
 		return hidden("user", dspool.Quote(name))
 	}
@@ -187,6 +199,9 @@ func (c *Control) SetPassword(ctx context.Context, who auth.Subject, name string
 			return err
 		}
 		if err := w.Tx.SetPassword(name, hash); err != nil {
+			return err
+		}
+		if err := w.endWebLogins(who, name, "the password was changed", func(t store.TokenRow) bool { return t.ID != keep }); err != nil {
 			return err
 		}
 		return w.event(dspool.Event{Actor: who.Name(), Kind: "user.password", User: name, Message: "password of " + name + map[bool]string{true: " set", false: " removed"}[hash != ""]})

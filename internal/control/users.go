@@ -241,10 +241,9 @@ func (c *Control) RevokeToken(ctx context.Context, who auth.Subject, id string) 
 		} else if err != nil {
 			return err
 		}
-		if err := w.DeleteToken(id); err != nil {
+		if err := w.endBrowser(id); err != nil { // or another token
 			return err
 		}
-		w.wake(TopicAccess)
 		return w.event(dspool.Event{Actor: who.Name(), Kind: "token.revoked", User: t.User, Message: "token " + id + " of " + t.User + " revoked"})
 	})
 }

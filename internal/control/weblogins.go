@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/dspool/dspool"
@@ -83,16 +84,47 @@ func (w *work) roomForBrowser(user string) error {
 		return err
 	}
 	tokens = slices.DeleteFunc(tokens, func(t store.TokenRow) bool { return t.Kind != store.TokenWeb })
+	typing, err := w.terminalsOf(user)
+	if err != nil {
+		return err
+	}
 	for i, t := range tokens { // oldest first
-		if len(tokens)-i < mostBrowsers && !browserOf(t, dspool.User{}).over(w.Now()) {
+		// One that only time has ended opens nothing any more, but ends no terminal that is open by it.
+		if len(tokens)-i < mostBrowsers && (typing[t.ID] || !browserOf(t, dspool.User{}).over(w.Now())) {
 			continue
 		}
-		if err := w.DeleteToken(t.ID); err != nil {
+		if err := w.endBrowser(t.ID); err != nil {
 			return err
 		}
-		w.wake(TopicAccess)
 	}
 	return nil
+}
+
+// endBrowser ends one login, and the terminals that are open by it.
+func (w *work) endBrowser(id string) error {
+	w.wake(TopicAccess, topicGateway)
+	return w.DeleteToken(id)
+}
+
+// authWebLogin stands before the id of the login by which a browser's terminal was opened.
+const authWebLogin = "web login "
+
+// webLoginOf is the login at the portal by which a terminal was opened.
+func webLoginOf(c dspool.Connection) (id string, ok bool) {
+	id, ok = strings.CutPrefix(c.Auth, authWebLogin)
+	return id, ok && !strings.Contains(id, " ") // or it is of an app
+}
+
+// terminalsOf are the logins by which terminals of a user are open.
+func (w *work) terminalsOf(user string) (map[string]bool, error) {
+	open, err := w.OpenConnections(0)
+	logins := map[string]bool{}
+	for _, c := range open {
+		if id, ok := webLoginOf(c); ok && c.User == user {
+			logins[id] = true
+		}
+	}
+	return logins, err
 }
 
 // WebLogin returns the login that a cookie's secret is of, and notes that it was used.
@@ -155,7 +187,7 @@ func (c *Control) GatewayWebLogin(ctx context.Context, req api.WebLogin) (api.Id
 	if err != nil {
 		return api.Identity{}, err
 	}
-	return api.Identity{User: b.Who.User, UID: b.UID, Admin: b.Who.Admin, Auth: "web login " + b.ID}, nil
+	return api.Identity{User: b.Who.User, UID: b.UID, Admin: b.Who.Admin, Auth: authWebLogin + b.ID}, nil
 }
 
 // WebLogins are a user's logins at the portal that are not over, newest first.
@@ -186,31 +218,27 @@ func (c *Control) EndWebLogins(ctx context.Context, who auth.Subject, why string
 	return c.endWebLogins(ctx, who, why, func(store.TokenRow) bool { return true })
 }
 
-// EndOtherWebLogins ends all but one.
-func (c *Control) EndOtherWebLogins(ctx context.Context, who auth.Subject, keep, why string) error {
-	return c.endWebLogins(ctx, who, why, func(t store.TokenRow) bool { return t.ID != keep })
+func (c *Control) endWebLogins(ctx context.Context, who auth.Subject, why string, which func(store.TokenRow) bool) error {
+	return c.write(ctx, func(w *work) error { return w.endWebLogins(who, who.User, why, which) })
 }
 
-func (c *Control) endWebLogins(ctx context.Context, who auth.Subject, why string, which func(store.TokenRow) bool) error {
-	return c.write(ctx, func(w *work) error {
-		tokens, err := w.Tokens(who.User)
-		if err != nil || who.User == "" {
+func (w *work) endWebLogins(who auth.Subject, user, why string, which func(store.TokenRow) bool) error {
+	tokens, err := w.Tokens(user)
+	if err != nil || user == "" {
+		return err
+	}
+	n := 0
+	for _, t := range tokens {
+		if t.Kind != store.TokenWeb || !which(t) {
+			continue
+		}
+		if err := w.endBrowser(t.ID); err != nil {
 			return err
 		}
-		n := 0
-		for _, t := range tokens {
-			if t.Kind != store.TokenWeb || !which(t) {
-				continue
-			}
-			if err := w.DeleteToken(t.ID); err != nil {
-				return err
-			}
-			n++
-		}
-		if n == 0 {
-			return nil
-		}
-		w.wake(TopicAccess)
-		return w.event(dspool.Event{Actor: who.Name(), Kind: "web.logout", User: who.User, Message: fmt.Sprintf("%d web logins of %s ended", n, who.User), Reason: why})
-	})
+		n++
+	}
+	if n == 0 {
+		return nil
+	}
+	return w.event(dspool.Event{Actor: who.Name(), Kind: "web.logout", User: user, Message: fmt.Sprintf("%d web logins of %s ended", n, user), Reason: why})
 }

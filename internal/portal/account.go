@@ -69,8 +69,6 @@ func (p *Portal) account(w http.ResponseWriter, r *http.Request, m *member, err 
 	p.render(w, m.visit, status, "account", page, m)
 }
 
-// setPassword also ends the logins of other browsers: whoever changes a password may do so because another
-// person has it.
 func (p *Portal) setPassword(w http.ResponseWriter, r *http.Request, m *member) {
 	f := r.PostForm
 	err := func() error {
@@ -80,12 +78,7 @@ func (p *Portal) setPassword(w http.ResponseWriter, r *http.Request, m *member) 
 		if f.Get("new") == "" {
 			return dspool.Errorf(dspool.Invalid, "the new password is empty")
 		}
-		who := m.Who
-		who.Admin = false // who has found an administrator's browser open must not find the account
-		if err := p.Control.SetPassword(r.Context(), who, who.User, api.PasswordRequest{Old: f.Get("old"), New: f.Get("new")}); err != nil {
-			return err
-		}
-		return p.Control.EndOtherWebLogins(r.Context(), m.Who, m.ID, "the password was changed")
+		return p.Control.SetOwnPassword(r.Context(), m.Browser, api.PasswordRequest{Old: f.Get("old"), New: f.Get("new")})
 	}()
 	p.account(w, r, m, err, func(page *accountPage) { page.Said = "Your password is changed. Other browsers are logged out." })
 }

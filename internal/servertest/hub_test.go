@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -521,4 +522,85 @@ func TestTheGatewayAndTheWeb(t *testing.T) {
 			}
 		}
 	})
+}
+
+func TestALoginThatIsEndedEndsItsTerminals(t *testing.T) {
+	s := newRogues(t, webConfig)
+	ctx, c := t.Context(), s.Server.Control
+	// begin logs ada in at the portal, and opens a terminal from there as the gateway does.
+	begin := func(connection string) (secret string) {
+		t.Helper()
+		secret, _, err := c.BeginWebLogin(ctx, "ada", "password", "192.0.2.7:50000")
+		if err != nil {
+			t.Fatal(err)
+		}
+		id, err := c.GatewayWebLogin(ctx, api.WebLogin{Secret: secret})
+		if err != nil {
+			t.Fatal(err)
+		}
+		open := api.OpenSession{Connection: connection, User: "ada", Protocol: dspool.ProtocolWeb, From: "192.0.2.7:1", Auth: id.Auth}
+		connected := make(chan struct{})
+		var once sync.Once
+		go c.OpenSession(ctx, open, func(api.SessionStep) error { // which waits for a machine
+			once.Do(func() { close(connected) })
+			return nil
+		})
+		select {
+		case <-connected:
+		case <-time.After(servertest.Patience):
+			t.Fatal("it is not connected")
+		}
+		return secret
+	}
+	login := func(secret string) control.Browser {
+		t.Helper()
+		b, err := c.WebLogin(ctx, secret)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	toEnd := func() (list []string) {
+		t.Helper()
+		d, err := c.GatewayDirectives(ctx, 0, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, n := range d.End {
+			list = append(list, n.Connection+": "+n.Text)
+		}
+		slices.Sort(list)
+		return list
+	}
+	one, two, three := begin("c1"), begin("c2"), begin("c3")
+	if got := toEnd(); len(got) > 0 {
+		t.Errorf("while all are logged in: %q", got)
+	}
+	b := login(one)
+	if err := c.EndWebLogin(ctx, b.Who, b.ID, "ended from another browser"); err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"c1: this browser's login at the portal has ended"}
+	if got := toEnd(); !slices.Equal(got, want) {
+		t.Errorf("of one browser: %q", got)
+	}
+	if err := c.SetOwnPassword(ctx, login(two), api.PasswordRequest{New: "another-password-1"}); err != nil {
+		t.Fatal(err)
+	}
+	want = append(want, "c3: this browser's login at the portal has ended")
+	if got := toEnd(); !slices.Equal(got, want) {
+		t.Errorf("by a new password: %q", got)
+	}
+	if err := s.SetPassword(ctx, "ada", api.PasswordRequest{New: "another-password-2"}); err != nil {
+		t.Fatal(err)
+	}
+	want = slices.Insert(want, 1, "c2: this browser's login at the portal has ended")
+	if got := toEnd(); !slices.Equal(got, want) {
+		t.Errorf("by an administrator's password: %q", got)
+	}
+	for _, secret := range []string{one, two, three} {
+		if _, err := c.WebLogin(ctx, secret); dspool.ErrorCode(err) != dspool.Unauthenticated {
+			t.Error(err)
+		}
+	}
 }
