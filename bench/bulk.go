@@ -22,6 +22,7 @@ const (
 	transferTime = 3 * time.Minute
 	// mostOthers is the time on cores of other work that spoils a transfer, which takes some two seconds itself.
 	mostOthers = 300 * time.Millisecond
+	calmWithin = 20 * time.Second
 )
 
 // transfer is what a GiB cost: its time, and the time on cores of everybody between the file and the
@@ -134,7 +135,7 @@ func (p *people) transfer(ctx context.Context, way, command, input string) (t tr
 		return t, err
 	}
 	defer nothing.Close()
-	if err := breathe(ctx, pause); err != nil {
+	if err := calm(ctx); err != nil {
 		return t, err
 	}
 	before, err := p.spent(ctx)
@@ -172,6 +173,23 @@ func (p *people) transfer(ctx context.Context, way, command, input string) (t tr
 	t.gateway, t.jump, t.sshd = after.gateway-before.gateway, after.jump-before.jump, after.sshd-before.sshd-t.command
 	t.others = now - busy - t.client - t.gateway - t.jump - t.sshd - t.command
 	return t, err
+}
+
+// calm waits until nobody works on the host, at most calmWithin: other work may not end.
+func calm(ctx context.Context) error {
+	for end := time.Now().Add(calmWithin); ; {
+		before, err := hostBusy()
+		if err != nil {
+			return err
+		}
+		if err := breathe(ctx, pause); err != nil {
+			return err
+		}
+		after, err := hostBusy()
+		if err != nil || after-before < pause/5 || time.Now().After(end) {
+			return err
+		}
+	}
 }
 
 func (p *people) spent(ctx context.Context) (t transfer, err error) {

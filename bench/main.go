@@ -22,7 +22,7 @@ import (
 var (
 	batchParts  = []string{"tasks", "machines", "submit", "queue"}
 	peopleParts = []string{"login", "keystroke", "bulk", "zero", "idle", "crowd"}
-	parts       = slices.Concat([]string{"slurm", "web"}, batchParts, peopleParts)
+	parts       = slices.Concat([]string{"slurm", "web", "jupyterlab"}, batchParts, peopleParts)
 )
 
 type options struct {
@@ -102,6 +102,11 @@ func run(ctx context.Context, o options) (ok bool, err error) {
 	if o.wants("web") {
 		if err := measureWeb(ctx, o, filepath.Join(work, "web"), r); err != nil {
 			return false, fmt.Errorf("measure the web door: %w", err)
+		}
+	}
+	if o.wants("jupyterlab") {
+		if err := measureLab(ctx, o, work, r); err != nil {
+			return false, fmt.Errorf("measure JupyterLab: %w", err)
 		}
 	}
 	if slices.ContainsFunc(batchParts, o.wants) {

@@ -51,6 +51,7 @@ func sweep(ctx context.Context) error {
 		progress("removing what a killed run left in %s", dir)
 		err = removeInstallation(ctx, filepath.Join(dir, "batch"))
 		err = errors.Join(err, removeInstallation(ctx, filepath.Join(dir, "people")))
+		err = errors.Join(err, removeInstallation(ctx, filepath.Join(dir, "lab")))
 		if err = errors.Join(err, removeCgroups(e.Name()), lock.Close()); err == nil {
 			err = os.RemoveAll(dir)
 		}
