@@ -18,6 +18,9 @@ func (w *web) machines(rw http.ResponseWriter, r *http.Request) {
 	id, isApp := appNumber(name)
 	switch {
 	case name == apiName && forMachines(r.URL.Path):
+		// No proxy stands before this door, also where machines' addresses are among the trusted ones.
+		r.Header.Del("X-Forwarded-For")
+		r.Header.Del("X-Forwarded-Proto")
 		w.portal.ServeHTTP(rw, r)
 	case name == hubName && now.Hub != "" && strings.HasPrefix(r.URL.Path, "/hub/"):
 		w.forward(rw, r, now.Hub)

@@ -199,6 +199,23 @@ func TestMachineDoor(t *testing.T) {
 			t.Errorf("%s from %s: %d %q, want %d %q", c.url, c.from, status, text, c.status, c.text)
 		}
 	}
+	t.Run("what machines say about where they come from counts nowhere", func(t *testing.T) {
+		b.server.direct(func(d *api.GatewayDirectives) { d.Web.TrustedProxies = []string{"127.0.0.0/8"} })
+		said := []string{"X-Forwarded-For", "6.6.6.6", "X-Forwarded-Proto", "https"}
+		last := func() http.Header {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			return b.portal[len(b.portal)-1].Header
+		}
+		b.eventually("the proxies are known", func() bool {
+			b.ask(b.web, "127.0.0.8", "GET", "http://localhost/who", "", said...)
+			return last().Get("X-Forwarded-For") == "6.6.6.6"
+		})
+		b.ask(b.machines, other, "GET", "http://api.dspool.internal/api/v1/apps", "", said...)
+		if h := last(); h.Get("X-Forwarded-For") != other || h.Get("X-Forwarded-Proto") != "http" {
+			t.Errorf("%v", h)
+		}
+	})
 }
 
 // Case: to a port of somebody else's, to a cloud's metadata, to the host itself, to a socket.

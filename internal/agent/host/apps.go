@@ -29,8 +29,9 @@ const (
 	appGrace = 10 * time.Second
 	// appPatience is how long an app may live without a listener on its port.
 	appPatience = 5 * time.Minute
-	// mostWords is how much of an app's last words is told, in bytes.
-	mostWords = 500
+	// mostWords is how much of an app's last words is told, in bytes. With what stands around them they fit
+	// into the 500 that the server takes, which would cut their end, where a program says why.
+	mostWords = 400
 )
 
 // appLook is what was seen of an app last.

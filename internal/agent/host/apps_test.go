@@ -97,7 +97,7 @@ func TestAppsStand(t *testing.T) {
 		{"one between two runs is starting", initd.AppStatus{State: initd.Starting, Run: 2, ExitCode: code(3), Said: "no such luck"}, dspool.AppStarting, "exit code 3: no such luck; it is started again"},
 		{"one that nobody hears is starting", initd.AppStatus{State: initd.Running, Run: 1, Port: 1}, dspool.AppStarting, ""},
 		{"an exit code is told with the last words", initd.AppStatus{State: initd.Ended, ExitCode: code(1), Said: "Traceback:\n\x1b[31m  KeyError\x1b[0m:\t'x'\x07\r\n"}, dspool.AppEnded, "exit code 1: Traceback: KeyError: 'x'"},
-		{"only the end of much is told", initd.AppStatus{State: initd.Ended, ExitCode: code(1), Said: strings.Repeat("é", 1000)}, dspool.AppEnded, "exit code 1: …" + strings.Repeat("é", 250)},
+		{"only the end of much is told", initd.AppStatus{State: initd.Ended, ExitCode: code(1), Said: strings.Repeat("é", 1000)}, dspool.AppEnded, "exit code 1: …" + strings.Repeat("é", 200)},
 		{"one that has nothing to say is told shortly", initd.AppStatus{State: initd.Ended, ExitCode: code(0)}, dspool.AppEnded, "exit code 0"},
 		{"a signal is named", initd.AppStatus{State: initd.Ended, ExitCode: code(139), Signal: 11}, dspool.AppEnded, "ended by SIGSEGV"},
 		{"out of memory is told with the limit", initd.AppStatus{State: initd.Ended, ExitCode: code(137), Signal: 9, OOM: true, Memory: 1 << 30}, dspool.AppEnded, "out of memory (limit 1 GiB)"},
