@@ -37,7 +37,7 @@ unit: ## Pass the tests that need neither root nor machines (under a minute)
 	go test -short ./...
 
 check: ## Format and vet
-	@test -z "$$(gofmt -l . | tee /dev/stderr)"
+	@test -z "$$(gofmt -l . | tee -a /dev/stderr)"
 	go vet ./...
 
 bench: build ## Measure against named peers in the same run
