@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-func TestTossedCookies(t *testing.T) {
+func TestHubGuard(t *testing.T) {
 	t.Parallel()
 	b := newBrowsers(t)
 	ask := func(url, cookies string) (int, []string, string) {
@@ -50,6 +50,16 @@ func TestTossedCookies(t *testing.T) {
 	t.Run("many names make no endless answer", func(t *testing.T) {
 		if _, set, _ := ask("http://hub.localhost:8000/"+strings.Repeat("a/", 500), strings.Repeat("a=1; b=1; c=1; d=1; e=1; f=1; g=1; h=1; i=1; j=1; ", 2)+"z=1"); len(set) > 400 {
 			t.Errorf("%d cookies are set", len(set))
+		}
+	})
+	t.Run("JupyterHub is in no frame", func(t *testing.T) {
+		for _, dest := range []string{"iframe", "frame", "embed", "object"} {
+			if status, _, _ := b.ask(b.web, "127.0.0.1", "GET", "http://hub.localhost:8000/hub/spawn", "", "Sec-Fetch-Dest", dest); status != http.StatusForbidden {
+				t.Errorf("%s: %d", dest, status)
+			}
+		}
+		if status, _, _ := b.ask(b.web, "127.0.0.1", "GET", "http://hub.localhost:8000/hub/home", "", "Sec-Fetch-Dest", "document"); status != clean {
+			t.Error(status)
 		}
 	})
 }

@@ -37,6 +37,17 @@ func cleared(rw http.ResponseWriter, r *http.Request, host, proto string) bool {
 	return true
 }
 
+// framed refuses to put JupyterHub into a frame of another page: browsers would not show it, but a hidden one
+// could start servers, which JupyterHub does for whoever opens an address.
+func framed(rw http.ResponseWriter, r *http.Request) bool {
+	switch r.Header.Get("Sec-Fetch-Dest") {
+	case "iframe", "frame", "fencedframe", "embed", "object":
+		http.Error(rw, "JupyterHub is not shown inside other pages.", http.StatusForbidden)
+		return true
+	}
+	return false
+}
+
 // twiceNamed are the names that more than one cookie has.
 func twiceNamed(fields []string) (twice []string) {
 	seen := map[string]int{}
