@@ -37,15 +37,20 @@ func cleared(rw http.ResponseWriter, r *http.Request, host, proto string) bool {
 	return true
 }
 
-// framed refuses to put JupyterHub into a frame of another page: browsers would not show it, but a hidden one
-// could start servers, which JupyterHub does for whoever opens an address.
-func framed(rw http.ResponseWriter, r *http.Request) bool {
-	switch r.Header.Get("Sec-Fetch-Dest") {
-	case "iframe", "frame", "fencedframe", "embed", "object":
-		http.Error(rw, "JupyterHub is not shown inside other pages.", http.StatusForbidden)
-		return true
+// foreign refuses what pages of other origins have somebody's browser ask JupyterHub, be it a picture, a
+// script's request or a frame: JupyterHub starts servers for whoever opens an address. Whoever follows a link
+// sees where it leads. Browsers say by themselves what they do (Fetch Metadata); a request without cookies is nobody's.
+func foreign(rw http.ResponseWriter, r *http.Request) bool {
+	switch r.Header.Get("Sec-Fetch-Site") {
+	case "same-site", "cross-site":
+	default:
+		return false
 	}
-	return false
+	if r.Header.Get("Sec-Fetch-Mode") == "navigate" && r.Header.Get("Sec-Fetch-Dest") == "document" || r.Header.Get("Cookie") == "" {
+		return false
+	}
+	http.Error(rw, "JupyterHub is not part of other pages.", http.StatusForbidden)
+	return true
 }
 
 // twiceNamed are the names that more than one cookie has.

@@ -186,7 +186,7 @@ func (w *web) people(door dspool.Door) http.Handler {
 		case host == now.Domain:
 			w.portal.ServeHTTP(rw, r)
 		case host == "hub."+now.Domain:
-			if _, proto := w.origin(r); !framed(rw, r) && !cleared(rw, r, host, proto) {
+			if _, proto := w.origin(r); !foreign(rw, r) && !cleared(rw, r, host, proto) {
 				routes.ServeHTTP(rw, r)
 			}
 		case strings.HasSuffix(host, ".hub."+now.Domain):
