@@ -255,7 +255,7 @@ func (r *reader) poolFields(p *dspool.Pool, name string) []field {
 			read: scalar(r, &p.Policy.KeepMost, where("keep_most"), parseDuration(0, 90*24*time.Hour))},
 		{key: "sudo", form: "true or false", unless: "false", doc: "People become root on its machines. Each machine is then for one person for its life: one session, no jobs, and of homes, jobs and notebooks only that person's are mounted. Whatever lies in other folders of its shares root reads and changes as anybody.",
 			read: scalar(r, &p.Policy.Sudo, where("sudo"), parseBool)},
-		{key: "record", form: "true or false", unless: "false", doc: "Whether terminals are recorded, as asciicast files in the state directory; people are told.",
+		{key: "record", form: "true or false", unless: "false", doc: "Whether terminals are recorded, as asciicast files in the state directory; people are told. Administrators play them with `dspool recording`.",
 			read: scalar(r, &p.Policy.Record, where("record"), parseBool)},
 	}
 	return []field{
