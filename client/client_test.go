@@ -105,9 +105,14 @@ func TestEveryMethodAsksItsEndpoint(t *testing.T) {
 		"GET /api/v1/sessions?all=true&before=9&limit=7&pool=p&user=u": func() error {
 			return err(c.Sessions(ctx, client.SessionFilter{User: "u", Pool: "p", All: true, Before: 9, Limit: 7}))
 		},
-		"GET /api/v1/sessions/3":                         func() error { return err(c.Session(ctx, 3)) },
-		"POST /api/v1/sessions/3/keep":                   func() error { return err(c.KeepSession(ctx, 3, dspool.Duration(time.Hour))) },
-		"DELETE /api/v1/sessions/3":                      func() error { return err(c.CloseSession(ctx, 3)) },
+		"GET /api/v1/sessions/3":       func() error { return err(c.Session(ctx, 3)) },
+		"POST /api/v1/sessions/3/keep": func() error { return err(c.KeepSession(ctx, 3, dspool.Duration(time.Hour))) },
+		"DELETE /api/v1/sessions/3":    func() error { return err(c.CloseSession(ctx, 3)) },
+		"GET /api/v1/recordings?before=x&limit=7&user=u": func() error {
+			return err(c.Recordings(ctx, client.RecordingFilter{User: "u", Before: "x", Limit: 7}))
+		},
+		"GET /api/v1/recordings/x":                       func() error { return err(c.Recording(ctx, "x")) },
+		"GET /api/v1/recordings/x/cast":                  func() error { return err(c.ReadRecording(ctx, "x")) },
 		"GET /api/v1/doors":                              func() error { return err(c.Doors(ctx)) },
 		"POST /api/v1/machines/m/cordon":                 func() error { return err(c.CordonMachine(ctx, "m")) },
 		"POST /api/v1/machines/m/uncordon":               func() error { return err(c.UncordonMachine(ctx, "m")) },
