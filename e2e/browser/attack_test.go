@@ -242,6 +242,32 @@ func TestHostilePage(t *testing.T) {
 			}
 		}
 	})
+
+	bob.claim("it starts no server for bob", func(t *testing.T) {
+		hub.open(pool.hub + "/hub/home")
+		hub.until("JupyterHub's page with a button to stop", `document.querySelector("#stop")?.getClientRects().length`)
+		hub.click("#stop")
+		wait(t, pageTimeout, func() error {
+			if now, err := pool.app("bob"); err == nil {
+				return fmt.Errorf("bob's server is still %s", now.State)
+			}
+			return nil
+		})
+		for _, target := range []string{pool.hub + "/hub/spawn", pool.hub + "/hub/spawn?pool=lab", pool.hub + "/hub/spawn/bob?pool=lab"} {
+			must[string](page, `(async () => {
+				const url = `+quote(target)+`, loaded = e => new Promise(r => { e.onload = e.onerror = r; setTimeout(r, 3000); document.body.append(e) });
+				for (const mode of ["cors", "no-cors"]) await fetch(url, {mode, credentials: "include"}).catch(() => {});
+				await fetch(url, {method: "POST", mode: "no-cors", credentials: "include", headers: {"Content-Type": "application/x-www-form-urlencoded"}, body: "pool=lab"}).catch(() => {});
+				for (const [tag, key] of [["img", "src"], ["iframe", "src"], ["embed", "src"], ["object", "data"], ["script", "src"]]) {
+					const e = document.createElement(tag); e[key] = url; await loaded(e); e.remove();
+				}
+				return "";
+			})()`)
+		}
+		if now, err := pool.app("bob"); err == nil {
+			t.Errorf("bob has a server that he did not ask for: %+v", now)
+		}
+	})
 }
 
 // framing is what a page of one's own says about frames.

@@ -244,7 +244,7 @@ func (w *world) tell() {
 		if err != nil {
 			continue
 		}
-		fmt.Fprintf(os.Stderr, "--- %s\n%s", log, text[max(0, len(text)-6<<10):])
+		fmt.Fprintf(os.Stderr, "--- %s\n%s", log, text[max(0, len(text)-24<<10):])
 	}
 }
 
