@@ -64,10 +64,15 @@ type WebTLS struct {
 	Email       string `json:"email,omitempty"`
 }
 
+// OwnersPort is where a machine's init says whose process has a connection, by the Identification Protocol
+// (RFC 1413): users cannot listen there.
+const OwnersPort = 113
+
 // AppTarget is where an app is reached.
 type AppTarget struct {
 	ID      int64  `json:"id"`
 	User    string `json:"user"`
+	UID     int    `json:"uid" doc:"Whose process must have a connection before anything is sent on it."`
 	Session int64  `json:"session"`
 	Address string `json:"address" doc:"Address and port on its machine."`
 }

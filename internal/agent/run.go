@@ -10,7 +10,9 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"strconv"
 
+	"github.com/dspool/dspool/api"
 	"github.com/dspool/dspool/internal/agent/host"
 	"github.com/dspool/dspool/internal/agent/initd"
 	"github.com/dspool/dspool/internal/provider"
@@ -27,7 +29,7 @@ const (
 // executable. It returns nil when ctx is done and everything has ended.
 func RunInit(ctx context.Context, log *slog.Logger) error {
 	debug.SetGCPercent(50) // both live as long as the machine, with nearly no garbage
-	return initd.Run(ctx, initd.Config{Agent: []string{"/proc/self/exe", "agent"}, Log: log})
+	return initd.Run(ctx, initd.Config{Agent: []string{"/proc/self/exe", "agent"}, Owners: ":" + strconv.Itoa(api.OwnersPort), Log: log})
 }
 
 // RunAgent is `dspool agent`. It returns nil when ctx is done.

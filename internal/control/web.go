@@ -165,7 +165,7 @@ func (c *Control) gatewayWeb(tx *store.Tx) (d api.Web, err error) {
 		}
 		at := net.JoinHostPort(host, strconv.Itoa(a.Port))
 		if a.User != dspool.HubUser {
-			d.Apps = append(d.Apps, api.AppTarget{ID: a.ID, User: a.User, Session: a.Session, Address: at})
+			d.Apps = append(d.Apps, api.AppTarget{ID: a.ID, User: a.User, UID: a.UID, Session: a.Session, Address: at})
 			continue
 		}
 		// Before it listens it asks for its routes already.

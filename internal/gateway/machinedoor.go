@@ -23,7 +23,7 @@ func (w *web) machines(rw http.ResponseWriter, r *http.Request) {
 		r.Header.Del("X-Forwarded-Proto")
 		w.portal.ServeHTTP(rw, r)
 	case name == hubName && now.Hub != "" && strings.HasPrefix(r.URL.Path, "/hub/"):
-		w.forward(rw, r, now.Hub)
+		w.forward(rw, r, webdoor.Upstream{Network: "tcp", Address: now.Hub})
 	case name == hubName && strings.HasPrefix(r.URL.Path, "/hub/"):
 		rw.Header().Set("Retry-After", "1")
 		http.Error(rw, "JupyterHub does not run now.", http.StatusServiceUnavailable)
@@ -32,12 +32,12 @@ func (w *web) machines(rw http.ResponseWriter, r *http.Request) {
 	case name == proxyName && now.ProxyToken != "":
 		w.proxyAPI(now.ProxyToken, rw, r)
 	case isApp:
-		address, ok := w.app(r.Context(), id)
+		up, ok := w.app(r.Context(), id)
 		if !ok {
 			http.Error(rw, "This app does not run.", http.StatusServiceUnavailable)
 			return
 		}
-		w.forward(rw, r, address)
+		w.forward(rw, r, up)
 	default:
 		http.NotFound(rw, r)
 	}
@@ -61,8 +61,8 @@ func (w *web) proxyAPI(token string, rw http.ResponseWriter, r *http.Request) {
 }
 
 // forward passes a request on to an address that the server has named.
-func (w *web) forward(rw http.ResponseWriter, r *http.Request, address string) {
-	err := w.machine.Forward(rw, r, webdoor.Call{To: webdoor.Upstream{Network: "tcp", Address: address}, Scope: hostOf(r)})
+func (w *web) forward(rw http.ResponseWriter, r *http.Request, to webdoor.Upstream) {
+	err := w.machine.Forward(rw, r, webdoor.Call{To: to, Scope: hostOf(r)})
 	if err != nil {
 		rw.Header().Set("Retry-After", "1")
 		http.Error(rw, "It does not answer.", http.StatusServiceUnavailable)

@@ -233,7 +233,7 @@ func (w *web) resolve(target *url.URL) (webdoor.Upstream, error) {
 	}
 	for _, a := range now.Apps {
 		if a.ID == id {
-			return webdoor.Upstream{Network: "tcp", Address: a.Address}, nil
+			return upstream(a, api.OwnersPort), nil
 		}
 	}
 	return webdoor.Upstream{Network: "tcp"}, nil // known by form, not running now
@@ -246,20 +246,20 @@ func appNumber(name string) (int64, bool) {
 }
 
 // app is where an app runs. The server's word on one that has just started may still be on its way.
-func (w *web) app(ctx context.Context, id int64) (string, bool) {
+func (w *web) app(ctx context.Context, id int64) (webdoor.Upstream, bool) {
 	ctx, cancel := context.WithTimeout(ctx, appPatience)
 	defer cancel()
 	for {
 		now, changed := w.state()
 		for _, a := range now.Apps {
 			if a.ID == id {
-				return a.Address, true
+				return upstream(a, api.OwnersPort), true
 			}
 		}
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return "", false
+			return webdoor.Upstream{}, false
 		}
 	}
 }

@@ -166,7 +166,7 @@ func TestApps(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := s.targets(); len(got) != 1 || got[0] != (api.AppTarget{ID: a.ID, User: "ada", Session: d.ID, Address: m.Address + ":40001"}) {
+		if got := s.targets(); len(got) != 1 || got[0] != (api.AppTarget{ID: a.ID, User: "ada", UID: d.UID, Session: d.ID, Address: m.Address + ":40001"}) {
 			t.Errorf("targets %+v of a machine at %s", got, m.Address)
 		}
 		list := <-seen

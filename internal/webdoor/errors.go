@@ -89,7 +89,7 @@ func (d *Door) errorTarget(w http.ResponseWriter, r *http.Request, code int) err
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), errorPageWithin)
 	defer cancel()
-	c, err := d.proxy.pool.get(ctx, place{"error target", up.Network, up.Address, up.TLS}, true)
+	c, err := d.proxy.pool.get(ctx, place{"error target", up.Network, up.Address, up.TLS}, up.Check, true)
 	if err != nil {
 		return err
 	}

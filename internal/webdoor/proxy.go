@@ -96,7 +96,7 @@ func (x *exchange) repeatable() bool {
 // try does the exchange on one connection; again says that it was an idle one that had ended.
 func (x *exchange) try() (again bool, err error) {
 	at := place{x.Scope, x.To.Network, x.To.Address, x.To.TLS}
-	if x.c, err = x.pool.get(x.r.Context(), at, !x.repeatable()); err != nil {
+	if x.c, err = x.pool.get(x.r.Context(), at, x.To.Check, !x.repeatable()); err != nil {
 		return false, fmt.Errorf("%w: %w", ErrUpstream, err)
 	}
 	c := x.c

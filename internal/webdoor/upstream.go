@@ -19,6 +19,8 @@ type Upstream struct {
 	Address string      // as net.Dial takes it
 	Host    string      // the Host header to send; "" keeps what the client sent
 	TLS     *tls.Config // nil speaks plain HTTP
+	// Check, if any, looks at every new connection before anything is sent on it; its error refuses it.
+	Check func(context.Context, net.Conn) error
 }
 
 // Of connections that nobody uses, some are kept for the next request.
@@ -113,11 +115,11 @@ type pool struct {
 
 // get returns an idle connection, or makes one. Careful ones are looked at first: their requests
 // cannot be sent a second time.
-func (p *pool) get(ctx context.Context, at place, careful bool) (*conn, error) {
+func (p *pool) get(ctx context.Context, at place, check func(context.Context, net.Conn) error, careful bool) (*conn, error) {
 	for {
 		c := p.take(at)
 		if c == nil {
-			return dial(ctx, at)
+			return dial(ctx, at, check)
 		}
 		if (careful || time.Since(c.since) > trustIdle) && !c.alive() {
 			c.Close()
@@ -198,13 +200,19 @@ func (p *pool) close() {
 	}
 }
 
-func dial(ctx context.Context, at place) (*conn, error) {
+func dial(ctx context.Context, at place, check func(context.Context, net.Conn) error) (*conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialWithin)
 	defer cancel()
 	var d net.Dialer
 	nc, err := d.DialContext(ctx, at.network, at.address)
 	if err != nil {
 		return nil, err
+	}
+	if check != nil {
+		if err := check(ctx, nc); err != nil {
+			nc.Close()
+			return nil, err
+		}
 	}
 	if at.tls != nil {
 		config := at.tls

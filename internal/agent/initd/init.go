@@ -24,6 +24,7 @@ type Config struct {
 	Grace time.Duration
 	// MaxProcesses an attempt may have at once; 4096 unless set.
 	MaxProcesses int
+	Owners       string // address at which it says whose connections are; nowhere if empty
 	Log          *slog.Logger
 }
 
@@ -76,6 +77,14 @@ func Run(ctx context.Context, cfg Config) error {
 		return err
 	}
 	defer listener.Close()
+	owners, err := m.ownersAt()
+	if err != nil {
+		return err
+	}
+	if owners != nil {
+		defer owners.Close()
+		go m.serveOwners(owners)
+	}
 	agent := m.startAgent()
 	h, err := detect()
 	if err != nil {
