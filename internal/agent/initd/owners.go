@@ -53,15 +53,11 @@ func (m *machine) serveOwners(l net.Listener) {
 			c.Close() // the machine's own people have no questions, and take no places
 			continue
 		}
-		select {
-		case places <- struct{}{}:
-			go func() {
-				defer func() { <-places }()
-				answerOwner(c, sockets)
-			}()
-		default:
-			c.Close()
-		}
+		places <- struct{}{} // the rest waits in the socket's queue: an answer takes less than a millisecond
+		go func() {
+			defer func() { <-places }()
+			answerOwner(c, sockets)
+		}()
 	}
 }
 
