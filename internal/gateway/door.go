@@ -22,6 +22,7 @@ type doors struct {
 	wanted []dspool.Door
 	again  *time.Timer
 	closed bool
+	over   chan struct{} // closed when the doors close
 	news   chan struct{} // closed and replaced when other sockets are open
 
 	accepting sync.WaitGroup
@@ -36,7 +37,7 @@ type door struct {
 const tryAgain = 5 * time.Second
 
 func newDoors(g *gateway) *doors {
-	return &doors{g: g, open: map[string]*door{}, failed: map[string]error{}, news: make(chan struct{})}
+	return &doors{g: g, open: map[string]*door{}, failed: map[string]error{}, news: make(chan struct{}), over: make(chan struct{})}
 }
 
 // set opens and closes doors until they are the wanted ones; connections through a closed one go on.
@@ -96,12 +97,28 @@ func (d *doors) start(l *net.TCPListener, w dspool.Door) {
 	o := &door{listener: l, wanted: w}
 	d.open[w.Listen] = o
 	d.g.Log.Info("door open", "listen", w.Listen, "address", l.Addr().String(), "protocol", w.Protocol, "pool", w.Pool)
-	if w.Protocol == dspool.ProtocolSSH {
-		d.accepting.Go(func() { d.accept(o) })
-	} else {
-		d.accepting.Go(func() { d.g.web.accept(l, w) })
-	}
+	d.accepting.Go(func() {
+		switch {
+		case !d.knows():
+		case w.Protocol == dspool.ProtocolSSH:
+			d.accept(o)
+		default:
+			d.g.web.accept(l, w)
+		}
+	})
 	d.changed()
+}
+
+// knows waits until the gateway knows whom to trust and what the web's names are: who comes to an inherited
+// socket before is not turned away, but waits. It is false when the doors close first.
+func (d *doors) knows() bool {
+	select {
+	case <-d.g.begun:
+		return true
+	case <-d.over:
+	case <-d.g.ctx.Done():
+	}
+	return false
 }
 
 // protocolMachine is that of the machine door, which is kept like the others and is none of people's.
@@ -176,6 +193,9 @@ func (d *doors) close() {
 	defer d.accepting.Wait()
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if !d.closed {
+		close(d.over)
+	}
 	d.closed = true
 	if d.again != nil {
 		d.again.Stop()

@@ -69,6 +69,8 @@ type gateway struct {
 	serving  sync.WaitGroup
 	holders  atomic.Int64  // of the listening sockets, beside this process
 	finished chan struct{} // closed when handed over and nobody is left
+	begun    chan struct{} // closed with the first directives
+	begin    sync.Once
 }
 
 // Run keeps the doors until ctx ends, or until another gateway has taken them over and the last
@@ -90,7 +92,7 @@ func Run(ctx context.Context, o Options) error {
 	defer cancel()
 	g := &gateway{
 		Options: o, server: newLink(filepath.Join(o.StateDir, "gateway.sock")), keys: keys,
-		slots: newSlots(o.Limits), guesses: newGuesses(), conns: map[string]*conn{}, people: map[string]int{}, finished: make(chan struct{}), ctx: ctx,
+		slots: newSlots(o.Limits), guesses: newGuesses(), conns: map[string]*conn{}, people: map[string]int{}, finished: make(chan struct{}), begun: make(chan struct{}), ctx: ctx,
 	}
 	g.trust.Store(&trust{})
 	g.reports = newReports(g)
@@ -161,6 +163,7 @@ func (g *gateway) apply(d api.GatewayDirectives) {
 	g.trust.Store(t)
 	g.keys.certify(d.Trust.HostCert)
 	g.web.apply(d.Web, d.Doors)
+	g.begin.Do(func() { close(g.begun) })
 	if !handed {
 		g.doors.set(withMachineDoor(d))
 	}

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/coder/websocket"
 	"github.com/dspool/dspool"
@@ -378,4 +379,47 @@ func TestTerminalInABrowser(t *testing.T) {
 		}
 	}
 	t.Error("its end is not told")
+}
+
+func TestWhoComesToADoorBeforeItsGatewayKnowsAnythingWaits(t *testing.T) {
+	t.Parallel()
+	b := newBrowsers(t)
+	b.route("http://5.app.dspool.internal:8445")
+	holding := make(chan gateway.Held, 1)
+	go func() {
+		held, err := gateway.Hold(context.Background(), b.state)
+		ok(t, err)
+		holding <- held
+	}()
+	b.eventually("the sockets are held", func() bool {
+		s, err := gateway.ReadStatus(context.Background(), b.state)
+		return err == nil && s.Held == 1
+	})
+	ok(t, b.stop())
+	b.held = <-holding
+	b.server.stop()
+	b.stop = b.run(gateway.Limits{})
+	b.eventually("the next gateway has the doors", func() bool {
+		s, err := gateway.ReadStatus(context.Background(), b.state)
+		return err == nil && len(s.Doors) == 3
+	})
+	answered := make(chan string, 1)
+	go func() {
+		status, text, _ := b.ask(b.web, "127.0.0.1", "GET", "http://alice.hub.localhost/user/alice/lab", "")
+		answered <- fmt.Sprint(status, " ", text)
+	}()
+	select {
+	case got := <-answered:
+		t.Fatalf("without a word of the server the answer is %s", got)
+	case <-time.After(100 * time.Millisecond): // a wrong answer would be there at once
+	}
+	b.server.start()
+	select {
+	case got := <-answered:
+		if got != "200 app /user/alice/lab" {
+			t.Error(got)
+		}
+	case <-time.After(waitForIt):
+		t.Error("no answer")
+	}
 }
