@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"runtime"
 	"testing"
+	"time"
 )
 
 // pool is what the tests look at; chrome is what they look with.
@@ -60,7 +61,6 @@ func run(m *testing.M) (code int) {
 		return code
 	}
 	defer func() { fail("leave the host as it was", pool.remove(code != 0)) }()
-	// People end a run with Ctrl-C, and the timeout of `go test` with a panic elsewhere: the first still cleans up.
 	interrupted, stop := onInterrupt()
 	defer stop()
 	if err := pool.start(); err != nil {
@@ -83,6 +83,24 @@ func run(m *testing.M) (code int) {
 	case code = <-ended:
 	case <-interrupted:
 		code = 1
+	case <-expiring():
+		fmt.Fprintln(os.Stderr, "FAIL: the tests are not done in their time")
+		code = 1
 	}
 	return code
+}
+
+// cleanUpTime is how long before the end that `go test -timeout` sets everything is removed from the host.
+const cleanUpTime = time.Minute
+
+func expiring() <-chan time.Time {
+	f := flag.Lookup("test.timeout")
+	if f == nil {
+		return nil
+	}
+	all, err := time.ParseDuration(f.Value.String())
+	if err != nil || all <= cleanUpTime {
+		return nil
+	}
+	return time.After(all - cleanUpTime)
 }

@@ -28,8 +28,8 @@ const (
 	bigFile = 1 << 30
 	// bigTimeout is how long it may take one way; the browser itself turns it into base64 in pieces of 1 MiB.
 	bigTimeout = 5 * time.Minute
-	// flat is how much more memory the door and the server may hold at the peak, in bytes.
-	flat = 64 << 20
+	// flat is how much more memory the door and the server may hold at the peak, in bytes: much less than the file.
+	flat = 128 << 20
 )
 
 // TestGigabyte carries a large file both ways as JupyterLab's file browser does.

@@ -93,7 +93,12 @@ func (b *tab) save(name string) {
 	must[chromedp.Void](b, `document.querySelector(".jp-Dialog input").select()`)
 	b.typed(name)
 	b.click(`.jp-Dialog .jp-mod-accept`)
-	b.until("the notebook is saved", `!document.querySelector(".jp-Dialog") && !document.querySelector(".lm-TabBar-tab.jp-mod-dirty") && document.title.includes(`+quote(name[:8])+`)`)
+	// A list of the folder that is made in the moment of renaming misses a file, and JupyterLab says so.
+	b.until("the notebook is saved", `(() => {
+		const missed = document.querySelector(".jp-Dialog");
+		if (missed?.innerText.includes("Directory not found")) missed.querySelector("button").click();
+		return !missed && !document.querySelector(".lm-TabBar-tab.jp-mod-dirty") && document.title.includes(`+quote(name[:8])+`)
+	})()`)
 }
 
 // outputs waits until the notebook shows a text as output.
