@@ -301,9 +301,13 @@ func TestApps(t *testing.T) {
 		a, b := wants(t, s.As("ada"), notebook), wants(t, s.As("bob"), notebook)
 		one, two := s.hand("batch-1"), s.hand("batch-2")
 		// The machines are given to ada and bob in either order.
-		if d, _ := one.directives(); len(d.Sessions) > 0 && d.Sessions[0].User == "bob" {
-			one, two = two, one
-		}
+		s.Until("batch-1 has somebody's session", func() bool {
+			d, _ := one.directives()
+			if len(d.Sessions) > 0 && d.Sessions[0].User == "bob" {
+				one, two = two, one
+			}
+			return len(d.Sessions) > 0
+		})
 		d := one.session("ada", "is wanted", func(api.SessionDirective) bool { return true })
 		other := two.opens("bob")
 		two.told("bob", b.ID)
