@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 )
@@ -328,4 +329,35 @@ Host far
 			t.Fatalf("got %v", err)
 		}
 	})
+}
+
+// TestTheEndOfInputComesAfterTheCommand is about `ssh pool command </dev/null`: the end of nothing is
+// there as soon as the channel is, and sshd forgets one that comes before the command.
+func TestTheEndOfInputComesAfterTheCommand(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	cl := w.login("alice")
+	for range 5 { // the first waits for its machine, the others do not
+		ch, reqs, err := cl.OpenChannel("session", nil)
+		ok(t, err)
+		go ssh.DiscardRequests(reqs)
+		ok(t, ch.CloseWrite())
+		// By the time of this answer the gateway has the end, and would have passed it.
+		if _, err := ch.SendRequest("env", true, ssh.Marshal(struct{ Name, Value string }{"LC_TEST", "x"})); err != nil {
+			t.Fatal(err)
+		}
+		if good, err := ch.SendRequest("exec", true, ssh.Marshal(struct{ Command string }{"cat; echo end"})); !good || err != nil {
+			t.Fatal(good, err)
+		}
+		out := make(chan string, 1)
+		go func() { b, _ := io.ReadAll(ch); out <- string(b) }()
+		select {
+		case got := <-out:
+			if got != "end\n" {
+				t.Errorf("got %q", got)
+			}
+		case <-time.After(waitForIt):
+			t.Fatal("the command waits for the end of its input")
+		}
+	}
 }

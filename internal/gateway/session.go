@@ -31,6 +31,8 @@ type session struct {
 	exitMu     sync.Mutex
 	exited     chan struct{} // closed when an exit status was seen or made
 	gate       gate
+	begun      atomic.Bool
+	running    chan struct{} // closed when the machine was asked to run something, or never will be
 }
 
 // request is one that was answered while there was no machine yet.
@@ -42,7 +44,7 @@ type request struct {
 // serveSession carries a session channel. Without a machine yet it is accepted all the same, so that
 // its person can be told what they wait for.
 func (c *conn) serveSession(ch ssh.NewChannel, opened func()) {
-	s := &session{c: c, exited: make(chan struct{})}
+	s := &session{c: c, exited: make(chan struct{}), running: make(chan struct{})}
 	s.gate = gate{opened: make(chan struct{}), cancel: make(chan struct{}), byHand: s.isTerminal}
 	var far ssh.Channel
 	var farReqs <-chan *ssh.Request
@@ -70,6 +72,7 @@ func (c *conn) serveSession(ch ssh.NewChannel, opened func()) {
 	there.Go(s.input)
 	// Whatever is left of the person's requests is taken until they close the channel.
 	defer there.Wait()
+	defer s.begin()
 	defer s.discardRequests()
 	defer s.gate.give(nil)
 
@@ -126,6 +129,7 @@ func (s *session) run(far ssh.Channel, farReqs <-chan *ssh.Request, answered []r
 	for req := range s.reqs {
 		s.pass(far, req)
 	}
+	s.begin()
 	there.Wait()
 	far.Close()
 	both.Wait()
@@ -181,8 +185,18 @@ func (s *session) pass(far ssh.Channel, req *ssh.Request) {
 	}
 	done, err := far.SendRequest(r.kind, req.WantReply, r.payload)
 	req.Reply(done && err == nil, nil)
-	if r.kind == "window-change" {
+	switch r.kind {
+	case "window-change":
 		s.resizeRecording()
+	case "shell", "exec", "subsystem":
+		s.begin()
+	}
+}
+
+// begin lets the end of what the person sends pass to the machine.
+func (s *session) begin() {
+	if s.begun.CompareAndSwap(false, true) {
+		close(s.running)
 	}
 }
 
@@ -247,9 +261,12 @@ func (s *session) forced(r request) request {
 
 func shellQuote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
 
-// input hands on what the person sends, and keeps it until there is a machine.
+// input hands on what the person sends, and keeps it until there is a machine. Its end goes only
+// after the command: sshd takes an end that overtakes it for that of nothing, and the command would
+// wait for one for ever. (No data overtakes it, because sshd's window is empty until then.)
 func (s *session) input() {
 	if carry(&s.gate, s.near, s.c.cameIn) {
+		<-s.running
 		s.gate.CloseWrite()
 	}
 }
