@@ -34,6 +34,10 @@ const (
 // appPatience is how long the server's word on an app that has just begun to run may take.
 const appPatience = 5 * time.Second
 
+// loginLook is how often notebook servers are asked whether those who have WebSockets are still logged in;
+// they remember JupyterHub's word for a minute themselves.
+const loginLook = 30 * time.Second
+
 // errorPages is where JupyterHub shows what went wrong.
 var errorPages = &url.URL{Scheme: "http", Host: hubName, Path: "/hub/error"}
 
@@ -61,6 +65,7 @@ func newWeb(g *gateway, dir string, routes []byte) (*web, error) {
 	w.routes, err = webdoor.New(webdoor.Options{
 		Log: g.Log, Resolve: w.resolve, HostRouting: true, ErrorTarget: errorPages, Trusts: w.trusts,
 		Journal: filepath.Join(dir, "routes"), Inherit: routes, Watch: w.audit.watch,
+		RecheckEvery: loginLook, RecheckPath: "/api/me",
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open the web door's routes: %w", err)

@@ -52,6 +52,10 @@ type Options struct {
 	Inherit []byte
 	// Watch hears of WebSockets; it must not block.
 	Watch func(Traffic)
+	// RecheckEvery is how often the upstream of a WebSocket is asked, with the credentials that opened it,
+	// for RecheckPath below the route; where it refuses, the WebSocket ends. 0 never asks.
+	RecheckEvery time.Duration
+	RecheckPath  string
 }
 
 // Traffic tells of a WebSocket, at its beginning and, with Closed set, at its end.
@@ -265,11 +269,18 @@ func (d *Door) call(to *route, r *http.Request, raw string) (Call, error) {
 		base = nil
 	}
 	call := Call{To: up, Scope: to.target.Host, Target: joinTarget(base, path, safeTarget(r.URL.RawQuery)), Meter: to.Meter}
-	if d.Watch != nil {
-		call.Tunnel = func() func(sent, received int64) {
-			t := Traffic{Route: to.Route, Client: r.RemoteAddr, Path: raw, Opened: time.Now()}
+	call.Tunnel = func(end func()) func(sent, received int64) {
+		stop := func() {}
+		if d.RecheckEvery > 0 {
+			stop = d.recheck(to, r, end)
+		}
+		t := Traffic{Route: to.Route, Client: r.RemoteAddr, Path: raw, Opened: time.Now()}
+		if d.Watch != nil {
 			d.Watch(t)
-			return func(sent, received int64) {
+		}
+		return func(sent, received int64) {
+			stop()
+			if d.Watch != nil {
 				t.Closed, t.Sent, t.Received = time.Now(), sent, received
 				d.Watch(t)
 			}

@@ -30,8 +30,8 @@ type Call struct {
 	Scope  string // whose the upstream is: connections of one scope never serve another's requests
 	Target string // path and query to ask for; "" asks for what the client did
 	Meter  *Meter // may be nil
-	// Tunnel, if any, hears of a WebSocket that is open, and what it returns is called at its end.
-	Tunnel func() (closed func(sent, received int64))
+	// Tunnel, if any, hears of a WebSocket that is open and may end it; what it returns is called at its end.
+	Tunnel func(end func()) (closed func(sent, received int64))
 }
 
 // ErrUpstream is in the errors of Forward that are the upstream's fault.

@@ -87,7 +87,7 @@ func (x *exchange) tunnel(resp *http.Response) error {
 	defer x.Meter.webSockets.Add(-1)
 	var sent, received atomic.Int64
 	if x.Tunnel != nil {
-		closed := x.Tunnel()
+		closed := x.Tunnel(func() { client.Close() })
 		defer func() { closed(sent.Load(), received.Load()) }()
 	}
 	if err := writeSwitch(client, resp); err != nil {
