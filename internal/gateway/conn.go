@@ -37,6 +37,8 @@ type conn struct {
 	in, out   atomic.Int64
 	lastInput atomic.Int64 // Unix milliseconds
 
+	settling chan chan struct{} // to dispatch
+
 	placed  chan struct{} // closed when inner or failed is set
 	inner   *inner
 	failed  *dspool.Error
@@ -75,7 +77,7 @@ func (g *gateway) attend(ctx context.Context, outer *ssh.ServerConn, chans <-cha
 	defer cancel()
 	co := &conn{
 		g: g, id: strings.ToLower(rand.Text()), from: from, protocol: protocol, doorPool: doorPool, login: l, outer: outer, ctx: ctx, cancel: cancel,
-		placed: make(chan struct{}), stepped: make(chan struct{}), sessions: map[*session]struct{}{},
+		settling: make(chan chan struct{}), placed: make(chan struct{}), stepped: make(chan struct{}), sessions: map[*session]struct{}{},
 	}
 	co.lastInput.Store(time.Now().UnixMilli())
 	g.Log.Info("login", "connection", co.id, "user", l.identity.User, "from", co.from, "auth", l.identity.Auth)
@@ -85,7 +87,7 @@ func (g *gateway) attend(ctx context.Context, outer *ssh.ServerConn, chans <-cha
 		outer.Close()
 	}
 	co.parts.Go(co.place)
-	co.parts.Go(func() { outer.SendRequest("hostkeys-00@openssh.com", false, g.keys.announcement()) })
+	outer.SendRequest(hostKeysTold, false, g.keys.announcement()) // before any command can end
 	co.dispatch(chans, reqs)
 
 	cancel()

@@ -16,6 +16,9 @@ const (
 	mostGlobals   = 256 // requests that wait for a machine or for its answer
 )
 
+// ownAnswers need no machine, and wait for none.
+var ownAnswers = []string{keepAlive, hostKeysTold, hostKeysProve}
+
 // dispatch takes channels and requests from the person's side until the connection ends.
 func (c *conn) dispatch(chans <-chan ssh.NewChannel, reqs <-chan *ssh.Request) {
 	queue := make(chan *ssh.Request, mostGlobals)
@@ -24,6 +27,39 @@ func (c *conn) dispatch(chans <-chan ssh.NewChannel, reqs <-chan *ssh.Request) {
 	var opening sync.WaitGroup
 	c.parts.Go(func() { c.globals(queue, &waiting, &opening) })
 	last := false // no more sessions are to be opened
+	take := func(req *ssh.Request) {
+		if req.Type == noMore {
+			// What was asked for before it is still opened: the library hands it over separately.
+			for drained := false; !drained && chans != nil; {
+				select {
+				case ch, ok := <-chans:
+					if !ok {
+						chans = nil
+						break
+					}
+					c.open(ch, last, &opening)
+				default:
+					drained = true
+				}
+			}
+			last = true
+		}
+		switch {
+		case slices.Contains(ownAnswers, req.Type) && waiting.Load() == 0:
+			c.answer(req)
+			return
+		case req.Type == keepAlive:
+			// Answers must come in order, so this one has to wait; a sign of life does as well.
+			c.outer.SendRequest(keepAlive, false, nil)
+		}
+		if req.WantReply {
+			waiting.Add(1)
+		}
+		select {
+		case queue <- req:
+		case <-c.ctx.Done():
+		}
+	}
 	for chans != nil || reqs != nil {
 		select {
 		case ch, ok := <-chans:
@@ -37,36 +73,36 @@ func (c *conn) dispatch(chans <-chan ssh.NewChannel, reqs <-chan *ssh.Request) {
 				reqs = nil
 				continue
 			}
-			if req.Type == noMore {
-				// What was asked for before it is still opened: the library hands it over separately.
-				for drained := false; !drained && chans != nil; {
-					select {
-					case ch, ok := <-chans:
-						if !ok {
-							chans = nil
-							break
-						}
-						c.open(ch, last, &opening)
-					default:
-						drained = true
+			take(req)
+		case settled := <-c.settling:
+			for more := reqs != nil; more; {
+				select {
+				case req, ok := <-reqs:
+					if more = ok; ok {
+						take(req)
+					} else {
+						reqs = nil
 					}
+				default:
+					more = false
 				}
-				last = true
 			}
-			switch {
-			case req.Type == keepAlive && waiting.Load() == 0:
-				req.Reply(false, nil)
-				continue
-			case req.Type == keepAlive:
-				// Answers must come in order, so this one has to wait; a sign of life does as well.
-				c.outer.SendRequest(keepAlive, false, nil)
-			}
-			waiting.Add(1)
-			select {
-			case queue <- req:
-			case <-c.ctx.Done():
-			}
+			close(settled)
 		}
+	}
+}
+
+// settle waits until what the gateway can answer by itself of all that the person has asked before is answered.
+func (c *conn) settle() {
+	settled := make(chan struct{})
+	select {
+	case c.settling <- settled:
+	case <-c.ctx.Done():
+		return
+	}
+	select {
+	case <-settled:
+	case <-c.ctx.Done():
 	}
 }
 
@@ -74,18 +110,26 @@ func (c *conn) dispatch(chans <-chan ssh.NewChannel, reqs <-chan *ssh.Request) {
 func (c *conn) globals(queue <-chan *ssh.Request, waiting *atomic.Int64, opening *sync.WaitGroup) {
 	for req := range queue {
 		c.global(req, opening)
-		waiting.Add(-1)
+		if req.WantReply {
+			waiting.Add(-1)
+		}
 	}
+}
+
+// answer answers what is the gateway's own to say.
+func (c *conn) answer(req *ssh.Request) {
+	if req.Type != hostKeysProve {
+		req.Reply(false, nil)
+		return
+	}
+	proof, ok := c.g.keys.prove(c.outer, req.Payload)
+	req.Reply(ok, proof)
 }
 
 func (c *conn) global(req *ssh.Request, opening *sync.WaitGroup) {
 	switch req.Type {
-	case keepAlive, hostKeysTold:
-		req.Reply(false, nil)
-		return
-	case hostKeysProve:
-		answer, ok := c.g.keys.prove(c.outer, req.Payload)
-		req.Reply(ok, answer)
+	case keepAlive, hostKeysTold, hostKeysProve:
+		c.answer(req)
 		return
 	case "tcpip-forward", "streamlocal-forward@openssh.com":
 		if !c.permits("permit-port-forwarding") {

@@ -151,7 +151,7 @@ func TestHostKeys(t *testing.T) {
 		known := filepath.Join(t.TempDir(), "known")
 		for _, algorithm := range []string{"ssh-ed25519,rsa-sha2-512", "rsa-sha2-512,ssh-ed25519", "rsa-sha2-256,ssh-ed25519"} {
 			os.Remove(known)
-			flags := []string{"-o", "UserKnownHostsFile=" + known, "-o", "UpdateHostKeys=yes", "-o", "HostKeyAlgorithms=" + algorithm, "-o", "LogLevel=VERBOSE", "--", "sleep 0.3"}
+			flags := []string{"-o", "UserKnownHostsFile=" + known, "-o", "UpdateHostKeys=yes", "-o", "HostKeyAlgorithms=" + algorithm, "-o", "LogLevel=VERBOSE", "--", "true"}
 			w.want(w.ssh("alice", flags...), nil) // the first login makes the host known, the second asks for proof
 			_, errs, code := run(w.ssh("alice", flags...), nil)
 			b, _ := os.ReadFile(known)

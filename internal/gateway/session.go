@@ -121,6 +121,7 @@ func (s *session) run(far ssh.Channel, farReqs <-chan *ssh.Request, answered []r
 		}
 		close(farGone)
 		<-allOut
+		s.c.settle() // a client that learns host keys does not wait for their proof once its command has ended
 		s.near.Close()
 	})
 	for _, req := range queued {
