@@ -29,6 +29,7 @@ type Session struct {
 	ID          int64        `json:"id"`
 	User        string       `json:"user"`
 	Pool        string       `json:"pool"`
+	Size        string       `json:"size,omitempty" doc:"The size of machine that was asked for; empty takes any of the pool's."`
 	Machine     string       `json:"machine,omitempty"`
 	State       SessionState `json:"state" enum:"waiting,placed,open,closing,closed"`
 	Reason      string       `json:"reason,omitempty" doc:"Why it waits, or why it ended."`

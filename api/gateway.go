@@ -143,6 +143,7 @@ type OpenSession struct {
 	Connection string          `json:"connection" doc:"Identifier that the gateway has made."`
 	User       string          `json:"user"`
 	Pool       string          `json:"pool,omitempty" doc:"The user's default, else the door's, unless given."`
+	Size       string          `json:"size,omitempty" doc:"The name of one of the pool's sizes; empty takes any machine, and a new one is of its first."`
 	DoorPool   string          `json:"door_pool,omitempty"`
 	Protocol   dspool.Protocol `json:"protocol"`
 	From       string          `json:"from"`

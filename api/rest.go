@@ -343,6 +343,7 @@ type SessionDetail struct {
 type AppRequest struct {
 	User    string            `json:"user,omitempty" doc:"The caller unless given."`
 	Pool    string            `json:"pool,omitempty" doc:"The user's default, else the first web door's, unless given."`
+	Size    string            `json:"size,omitempty" doc:"The size of machine for the session, one of the pool's; without it any machine will do, and a new one is of its first."`
 	Name    string            `json:"name" maxLength:"64"`
 	Command []string          `json:"command" doc:"{port} stands for the port that the machine's agent chooses."`
 	Env     map[string]string `json:"env,omitempty" doc:"With {port} likewise. Never shown again."`

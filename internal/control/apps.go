@@ -46,7 +46,7 @@ func (c *Control) WantApp(ctx context.Context, who auth.Subject, req api.AppRequ
 			if user, err = w.User(user.Name); err != nil { // removed meanwhile
 				return err
 			}
-			s, err := w.sessionFor(user, pool)
+			s, err := w.sessionFor(user, pool, req.Size)
 			if err != nil {
 				if s.State == dspool.SessionClosing {
 					closing = c.Changed(TopicSession(s.ID))

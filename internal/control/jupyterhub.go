@@ -93,7 +93,7 @@ func (c *Control) ensureHub(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		s, err := w.sessionFor(user, h.pool.Name)
+		s, err := w.sessionFor(user, h.pool.Name, "")
 		if err != nil {
 			return err
 		}

@@ -86,7 +86,7 @@ func (c *Control) enter(ctx context.Context, req api.OpenSession) (id int64, err
 		if user, err = w.User(req.User); err != nil { // removed meanwhile
 			return err
 		}
-		s, err := w.sessionFor(user, pool.Name)
+		s, err := w.sessionFor(user, pool.Name, req.Size)
 		if err != nil {
 			return err
 		}
@@ -96,9 +96,9 @@ func (c *Control) enter(ctx context.Context, req api.OpenSession) (id int64, err
 	return id, err
 }
 
-// sessionFor finds or makes the user's session in a pool. Unavailable, with the session, while the last one
-// is being ended.
-func (w *work) sessionFor(user dspool.User, poolName string) (store.SessionRow, error) {
+// sessionFor finds or makes the user's session in a pool; size is that of the machine, "" for any. Unavailable,
+// with the session, while the last one is being ended; Conflict where there is one of another size.
+func (w *work) sessionFor(user dspool.User, poolName, size string) (store.SessionRow, error) {
 	s, found, err := w.SessionOf(user.Name, poolName)
 	if err != nil {
 		return s, err
@@ -107,13 +107,17 @@ func (w *work) sessionFor(user dspool.User, poolName string) (store.SessionRow, 
 		return s, dspool.Errorf(dspool.Unavailable, "your last session on %s is still being ended", s.Machine).WithHint("try again in a few seconds")
 	}
 	if found {
-		return s, nil
+		return s, w.joins(s, size)
 	}
 	pool, err := w.knownPool(poolName)
 	if err != nil {
 		return s, err
 	}
-	return w.newSession(user, pool)
+	z, err := w.sizeOf(pool, size)
+	if err != nil {
+		return s, err
+	}
+	return w.newSession(user, pool, size, z.Resources)
 }
 
 // connect records a connection of a session, unless it is recorded: a gateway asks again after a
@@ -145,14 +149,9 @@ func (w *work) connect(c *Control, req api.OpenSession, s store.SessionRow) erro
 	})
 }
 
-func (w *work) newSession(user dspool.User, pool dspool.Pool) (s store.SessionRow, err error) {
-	s.User, s.Pool, s.UID, s.State = user.Name, pool.Name, user.UID, dspool.SessionWaiting
-	s.Created, s.LastActive, s.Reason = w.Now(), w.Now(), "looking for a machine"
-	sizes, err := w.sizesOf(pool)
-	if err != nil {
-		return s, err
-	}
-	s.Request = sizes[0].Resources
+func (w *work) newSession(user dspool.User, pool dspool.Pool, size string, request dspool.Resources) (s store.SessionRow, err error) {
+	s.User, s.Pool, s.Size, s.UID, s.State = user.Name, pool.Name, size, user.UID, dspool.SessionWaiting
+	s.Created, s.LastActive, s.Reason, s.Request = w.Now(), w.Now(), "looking for a machine", request
 	return s, w.InsertSession(&s)
 }
 

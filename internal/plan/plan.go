@@ -48,9 +48,10 @@ type Session struct {
 	ID          int64
 	User        string
 	Pool        string
+	Size        string // that its machine must have; "" is any
 	Machine     string // "" while it waits
 	State       dspool.SessionState
-	Request     dspool.Resources // its part of a machine; while it waits, that of the pool's first size
+	Request     dspool.Resources // its part of a machine; while it waits, all of one that it asks for
 	Connections int
 	// Awaited says that an app of it has not begun yet: somebody waits for it, as somebody connected does.
 	Awaited bool

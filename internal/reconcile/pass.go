@@ -96,7 +96,7 @@ func (l *Loop) snapshot(tx *store.Tx) (*view, error) {
 	}
 	for _, s := range sessions {
 		ps := plan.Session{
-			ID: s.ID, User: s.User, Pool: s.Pool, Machine: s.Machine, State: s.State, Request: s.Request,
+			ID: s.ID, User: s.User, Pool: s.Pool, Size: s.Size, Machine: s.Machine, State: s.State, Request: s.Request,
 			Connections: s.Connections, Awaited: awaited[s.ID] && !kept[s.ID], Kept: kept[s.ID], Active: s.Active, LastActive: s.LastActive, Since: s.Created,
 		}
 		if s.KeepUntil != nil {

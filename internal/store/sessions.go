@@ -8,7 +8,7 @@ import (
 
 // What UpdateSession may change; the rest says whose session it is, or is the store's own.
 const (
-	sessionFixed   = `id, user_name, uid, pool, created, revision`
+	sessionFixed   = `id, user_name, uid, pool, size, created, revision`
 	sessionChanges = `machine, state, reason, position, cpus, memory, gpus, share, active, activity, last_active, ` +
 		`keep_until, placed, opened, ended, close`
 	sessionSelect = `SELECT ` + sessionFixed + `, ` + sessionChanges +
@@ -25,7 +25,7 @@ func sessionChangeArgs(s *SessionRow) []any {
 
 func scanSession(r row, s *SessionRow) error {
 	var cpus int64
-	err := r.Scan(&s.ID, &s.User, &s.UID, &s.Pool, timeIn{&s.Created}, &s.Revision,
+	err := r.Scan(&s.ID, &s.User, &s.UID, &s.Pool, &s.Size, timeIn{&s.Created}, &s.Revision,
 		textIn{&s.Machine}, &s.State, &s.Reason, &s.Position, &cpus, &s.Request.Memory, &s.Request.GPUs, &s.Share, &s.Active, &s.Activity, timeIn{&s.LastActive},
 		maybeIn{&s.KeepUntil}, maybeIn{&s.Placed}, maybeIn{&s.Opened}, maybeIn{&s.Ended}, &s.Close, &s.Connections)
 	s.Request.CPUs = fromMilli(cpus)
@@ -43,9 +43,9 @@ func (tx *Tx) InsertSession(s *SessionRow) error {
 		s.State = dspool.SessionWaiting
 	}
 	id := tx.last.session + 1
-	args := append([]any{id, s.User, s.UID, s.Pool, stored(s.Created)}, sessionChangeArgs(s)...)
+	args := append([]any{id, s.User, s.UID, s.Pool, s.Size, stored(s.Created)}, sessionChangeArgs(s)...)
 	_, err := tx.exec(`INSERT INTO sessions (`+sessionFixed+`, `+sessionChanges+`)
-		VALUES (?, ?, ?, ?, ?, 0, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, args...)
+		VALUES (?, ?, ?, ?, ?, ?, 0, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, args...)
 	if unique(err) {
 		return dspool.Errorf(dspool.Conflict, "user %s has a session in pool %s already", s.User, s.Pool)
 	}
@@ -56,7 +56,7 @@ func (tx *Tx) InsertSession(s *SessionRow) error {
 	return nil
 }
 
-// UpdateSession changes a session; NotFound if there is none. Whose it is (user, uid, pool, creation
+// UpdateSession changes a session; NotFound if there is none. Whose it is (user, uid, pool, size, creation
 // time) stays as inserted, its revision is [Tx.TouchRevision]'s, and the number of its connections is
 // counted. One that closes without an end of its own ends now. Conflict if a closed one would open
 // beside its user's next.

@@ -60,7 +60,7 @@ func sessionsSince(t *testing.T, s *store.Store, machine string, after int64) (r
 
 var sessions = []check{
 	{"a session comes back as it was inserted and updated", func(t *testing.T, s *store.Store) {
-		r := store.SessionRow{Session: dspool.Session{User: "ann", Pool: "lab", Reason: "no machine is free", Position: 3, Request: quarter}, UID: 20000}
+		r := store.SessionRow{Session: dspool.Session{User: "ann", Pool: "lab", Size: "large", Reason: "no machine is free", Position: 3, Request: quarter}, UID: 20000}
 		write(t, s, func(tx *store.Tx) error {
 			err := tx.InsertSession(&r)
 			if r.ID != 1 || r.State != dspool.SessionWaiting || r.Created != tx.Now() {
@@ -87,7 +87,7 @@ var sessions = []check{
 		touch(t, s, r.ID)
 		r = session(t, s, r.ID)
 		changed := r
-		changed.User, changed.UID, changed.Pool, changed.Created, changed.Revision, changed.Connections = "bob", 1, "x", at(1), 0, 9
+		changed.User, changed.UID, changed.Pool, changed.Size, changed.Created, changed.Revision, changed.Connections = "bob", 1, "x", "large", at(1), 0, 9
 		update(t, s, changed)
 		same(t, session(t, s, r.ID), r)
 	}},
