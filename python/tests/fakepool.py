@@ -154,6 +154,9 @@ def pool(name, kind="interactive", people=4, price_size="small", **more):
     return {"name": name, "kind": kind, "sizes": [price_size], "policy": policy, "max": 4, **more}
 
 
+BIG = {"name": "big", "cpus": 16, "memory": 64 << 30, "gpus": 1, "price": 3}
+
+
 class _Base(RequestHandler):
     def initialize(self, pool):
         self.pool = pool

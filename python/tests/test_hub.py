@@ -3,8 +3,10 @@ processes, configurable-http-proxy as the door. Only the pool's API and portal a
 
 import asyncio
 import contextlib
+import html
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -15,11 +17,12 @@ import sys
 import threading
 import uuid
 from pathlib import Path
+from urllib.parse import urljoin
 
 import pytest
 from browser import Browser
 from conftest import until
-from fakepool import TOKEN, FakePool
+from fakepool import BIG, TOKEN, FakePool, pool
 from fakeportal import CLIENT, SECRET, FakePortal
 
 PROXY = os.environ.get("DSPOOL_TEST_CHP") or shutil.which("configurable-http-proxy")
@@ -489,6 +492,53 @@ def test_a_portal_that_is_away_logs_nobody_out(world):
         world.do(story())
     finally:
         world.do(back())
+
+
+def test_a_size_is_chosen_on_the_page_or_by_a_link(world):
+    async def story():
+        kept = world.pool.pools, world.pool.sizes, world.pool._run
+        world.pool.pools, world.pool.sizes = [pool("lab", sizes=["small", "big"])], [*world.pool.sizes, BIG]
+        world.pool._run = lambda app, body: world.pool.end(app["id"], "that is all for now", 1)
+        try:
+            browser = world.browser("joe")
+            page = await browser.fetch(world.url + "/")
+            text = page.body.decode()
+            assert page.code == 200 and "lab, small" in text and "16 cores, 64 GiB, 1 GPU, shared by up to 4 people · 0.75 an hour" in text
+            action = html.unescape(re.search(r'<form[^>]* action="([^"]+)"', text[text.index("spawn_form") - 100 :]).group(1))
+            headers = {"Content-Type": "application/x-www-form-urlencoded"}
+            await browser.fetch(urljoin(page.url, action), "POST", "pool=lab%2Fbig", headers=headers)
+            await asked(world, "joe", 1)
+            await over(world, browser, "joe")
+            await browser.fetch(world.url + "/hub/spawn?pool=lab&size=small")
+            await asked(world, "joe", 2)
+            assert [(p["pool"], p["size"]) for p in world.pool.posts if p["user"] == "joe"] == [("lab", "big"), ("lab", "small")]
+            await over(world, browser, "joe")
+            for size, refuse, said in (
+                ("huge", None, "Pool lab has no size"),
+                ("big", "your session in pool lab is on lab-1, of size small", "is on lab-1, of size small (end it first)"),
+            ):
+                world.pool.refuse_post = (409, {"detail": refuse, "hint": "end it first", "code": "conflict"}) if refuse else None
+                await browser.fetch(f"{world.url}/hub/spawn?pool=lab&size={size}")
+                text = await over(world, browser, "joe")
+                assert said in text, text
+            assert len([p for p in world.pool.posts if p["user"] == "joe"]) == 2
+        finally:
+            world.pool.pools, world.pool.sizes, world.pool._run = kept
+            world.pool.refuse_post = None
+
+    world.do(story())
+
+
+async def asked(world, name, times):
+    await until(lambda: len([p for p in world.pool.posts if p["user"] == name]) == times)
+
+
+async def over(world, browser, name):
+    """Waits until a start has come to nothing. Returns the text of the page that says so."""
+    async with asyncio.timeout(20):
+        while b"progress-bar" in (page := await browser.fetch(f"{world.url}/hub/spawn-pending/{name}")).body:
+            await asyncio.sleep(0.1)
+    return html.unescape(page.body.decode())
 
 
 def test_a_start_that_fails_shows_why(world):

@@ -2,10 +2,12 @@
 
 import asyncio
 import json
+import re
 import types
 
 import pytest
 from conftest import make_spawner, play, until
+from fakepool import BIG
 from fakepool import pool as a_pool
 
 from dspool.jupyterhub.errors import StartFailed
@@ -306,7 +308,7 @@ def test_a_hub_that_restarts_does_not_wait_for_a_server_that_has_ended():
 
 def test_a_pool_is_chosen_from_those_for_people_with_their_prices():
     async def story(pool):
-        pool.sizes.append({"name": "big", "cpus": 16, "memory": 64 << 30, "gpus": 1, "price": 3})
+        pool.sizes.append(BIG)
         pool.pools += [
             a_pool("gold", price_size="big", people=1),
             a_pool("nightly", kind="batch"),
@@ -322,6 +324,99 @@ def test_a_pool_is_chosen_from_those_for_people_with_their_prices():
         pool.on_post = lambda app: pool.run(app["id"])
         await s.start()
         assert pool.posts[0]["pool"] == "gold"
+
+    play(story)
+
+
+def of_two_sizes(pool, **more):
+    pool.sizes.append(BIG)
+    pool.pools = [a_pool("lab", sizes=["small", "big"], **more)]
+
+
+def test_a_size_is_chosen_from_those_of_a_pool_with_their_prices():
+    async def story(pool):
+        of_two_sizes(pool, note="2 machines <start>")
+        pool.pools.append(a_pool("gold", people=1, note="one is free"))
+        s = make_spawner(pool, pool="lab")
+        text = await s.get_options_form()
+        rows = dict(re.findall(r'<input [^>]* value="([^"]+)"[^>]*><label[^>]*>(.*?)</label>', text))
+        assert rows == {
+            "lab/small": "<strong>lab, small</strong> 2 cores, 4 GiB, shared by up to 4 people · 0.1 an hour",
+            "lab/big": "<strong>lab, big</strong> 16 cores, 64 GiB, 1 GPU, shared by up to 4 people · 0.75 an hour",
+            "gold": "<strong>gold</strong> 2 cores, 4 GiB · 0.4 an hour · one is free",
+        }
+        assert text.count("lab: 2 machines &lt;start&gt;") == 1, "what is so of the pool is said once"
+        ids, labelled = re.findall(r' id="([^"]+)"', text), re.findall(r' for="([^"]+)"', text)
+        assert ids == labelled == ["pool-lab_small", "pool-lab_big", "pool-gold"]
+        assert re.findall(r'value="([^"]+)" checked', text) == ["lab/small"]
+        s.user_options = s.run_options_from_form({"pool": ["lab/big"], "_xsrf": ["x"]})
+        assert s.user_options == {"pool": "lab", "size": "big"}
+        assert re.findall(r'value="([^"]+)" checked', await s.get_options_form()) == ["lab/big"], "the last choice"
+        pool.on_post = lambda app: pool.run(app["id"])
+        await s.start()
+        assert (pool.posts[0]["pool"], pool.posts[0]["size"]) == ("lab", "big")
+
+    play(story)
+
+
+@pytest.mark.parametrize(
+    "query, asked",
+    [
+        ({"pool": ["lab"], "size": ["big"]}, ("lab", "big")),
+        ({"size": ["big"]}, ("lab", "big")),
+        ({"pool": ["lab"]}, ("lab", None)),
+        ({}, ("lab", None)),
+    ],
+)
+def test_a_link_names_pool_and_size_either_or_nothing(query, asked):
+    async def story(pool):
+        of_two_sizes(pool)
+        pool.on_post = lambda app: pool.run(app["id"])
+        s = make_spawner(pool, pool="lab")
+        s.user_options = s.options_from_query(query)
+        await s.start()
+        assert (pool.posts[0].get("pool"), pool.posts[0].get("size")) == asked
+
+    play(story)
+
+
+def test_a_size_that_the_pool_has_not_is_refused():
+    async def story(pool):
+        of_two_sizes(pool)
+        for options in ({"pool": "lab", "size": "huge"}, {"size": "huge"}):
+            s = make_spawner(pool, pool="lab")
+            s.user_options = options
+            with pytest.raises(StartFailed) as e:
+                await s.start()
+            assert e.value.jupyterhub_message == "Pool lab has no size 'huge'. Choose one of: small, big."
+        assert not pool.posts
+
+    play(story)
+
+
+def test_a_session_on_another_size_is_told_in_the_apis_words():
+    async def story(pool):
+        of_two_sizes(pool)
+        said, hint = "your session in pool lab is on lab-1, of size small", "end it first, or leave the size out"
+        pool.refuse_post = (409, {"detail": said, "hint": hint, "code": "conflict"})
+        s = make_spawner(pool, pool="lab")
+        s.user_options = {"pool": "lab", "size": "big"}
+        with pytest.raises(StartFailed) as e:
+            await s.start()
+        assert e.value.jupyterhub_message == f"{said} ({hint})"
+        assert await s.poll() is not None, "there is nothing to stop"
+
+    play(story)
+
+
+def test_a_choice_of_former_days_binds_nobody_where_there_is_none_any_more():
+    async def story(pool):
+        s = make_spawner(pool)
+        s.orm_spawner = types.SimpleNamespace(name="", server=None, state=None, user_options={"pool": "lab", "size": "big"})
+        await pool.away()
+        assert await s.get_options_form() == "" and s.orm_spawner.user_options, "who does not know forgets nothing"
+        await pool.back()
+        assert await s.get_options_form() == "" and not s.orm_spawner.user_options
 
     play(story)
 
@@ -349,7 +444,7 @@ def test_a_pool_that_was_not_offered_is_refused(chosen):
     play(story)
 
 
-@pytest.mark.parametrize("form", [{"pool": ["../x"]}, {"pool": ["<b>"]}, {"image": ["evil"]}])
+@pytest.mark.parametrize("form", [{"pool": ["../x"]}, {"pool": ["<b>"]}, {"image": ["evil"]}, {"size": ["../x"]}, {"pool": ["lab/<b>"]}, {"pool": ["lab/a/b"]}])
 def test_options_that_are_none_are_refused(form):
     async def story(pool):
         with pytest.raises(StartFailed):

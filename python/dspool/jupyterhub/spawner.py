@@ -54,7 +54,7 @@ class PoolSpawner(PoolChoice, Spawner):
     ).tag(config=True)
 
     pools = List(
-        Unicode(), help="Pools that people choose from; all of kind interactive unless set. With one there is no form."
+        Unicode(), help="Pools that people choose from; all of kind interactive unless set. With one of one size there is no form."
     ).tag(config=True)
 
     app_name = Unicode("jupyter", help="What the pool calls the server; a named server is APP_NAME-SERVER.").tag(config=True)
@@ -149,9 +149,8 @@ class PoolSpawner(PoolChoice, Spawner):
                 "kernels": url_path_join(self.server.base_url, "api"),
                 "token": self.api_token,
             }
-            pool = await self._pool_for_start()
-            if pool:
-                request["pool"] = pool
+            pool, size = await self._choice_for_start()
+            request |= {field: name for field, name in (("pool", pool), ("size", size)) if name}
             self._where = pool
             self._asked = True
             self._remember()
