@@ -45,7 +45,6 @@ func TestHostilePage(t *testing.T) {
 	pool.ssh(t, "heidi", evil)
 	heidi := inLab(t, "heidi")
 	bob := inLab(t, "bob")
-	bob.quiet()
 	bob.notebook()
 	kernel := must[string](bob.tab, ask+`("/user/bob/api/kernels").then(k => k[0].id)`)
 	portal, hub := bob.another(), bob.another()

@@ -16,7 +16,6 @@ import (
 // TestClosedBrowser goes home while a cell runs.
 func TestClosedBrowser(t *testing.T) {
 	p := inLab(t, "carol")
-	p.quiet()
 	p.notebook()
 	p.save("long.ipynb")
 	p.cell("import os, time\nprint('begun', 'in', os.getpid()); time.sleep(6)\nopen('result.txt', 'w').write('ready'); answer = 42")
@@ -68,7 +67,6 @@ func TestClosedLid(t *testing.T) {
 	p.open(pool.hub)
 	p.logIn("grace")
 	p.labHere("grace")
-	p.quiet()
 	p.notebook()
 	// It prints once the notebook server has noticed that the page does not answer, which takes up to half a minute.
 	p.cell("import os, time\nprint('lid open')\nwhile not os.path.exists('dark'): time.sleep(.1)\n\nprint('printed', 'in the dark'); os.rename('dark', 'printed')")

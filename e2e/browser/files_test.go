@@ -37,7 +37,6 @@ func TestGigabyte(t *testing.T) {
 	t.Parallel()
 	file, sum := makeFile(t, "big.bin", bigFile)
 	p := inLab(t, "ivan")
-	p.quiet()
 	dir := p.downloads()
 	g, err := gateway.ReadStatus(t.Context(), pool.state)
 	if err != nil {

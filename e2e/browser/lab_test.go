@@ -80,7 +80,6 @@ func TestFromZero(t *testing.T) {
 	p.claim("JupyterLab opens at an origin of the user's own", func(t *testing.T) {
 		p.labHere("ada")
 		lap("lab page")
-		p.quiet()
 	})
 
 	p.claim("a cell trains on the digits data set and shows a plot", func(t *testing.T) {
@@ -91,6 +90,9 @@ func TestFromZero(t *testing.T) {
 		p.outputs("right: 9")
 		p.within(cellTimeout, "a plot", `[...document.querySelectorAll(".jp-RenderedImage img")].some(i => i.src.startsWith("data:image/png") && i.naturalWidth > 300)`)
 		p.save("digits.ipynb")
+		if must[bool](p.tab, `!!document.querySelector(".Toastify__toast")`) {
+			t.Error("JupyterLab asks something that nobody wants to know")
+		}
 		must[chromedp.Void](p.tab, `document.querySelectorAll(".cm-scroller").forEach(e => { e.scrollLeft = 0 })`)
 		p.shot("jupyterlab", desk)
 	})

@@ -22,6 +22,11 @@ func TestLogOutEverywhere(t *testing.T) {
 	hubPage.at(pool.hub + "/hub/home")
 	notebook.open(home("erin") + "/lab")
 	notebook.labHere("erin")
+	kernel := there.another()
+	kernel.open(home("erin") + "/lab")
+	kernel.labHere("erin")
+	must[bool](kernel, `window.socket = new WebSocket(location.origin.replace("http", "ws") + "/user/erin/api/events/subscribe"); socket.onclose = () => { window.ended = true }; true`)
+	kernel.until("a WebSocket", `socket.readyState == WebSocket.OPEN`)
 
 	here.click(`form[action="/logout/everywhere"] button`)
 	here.until("that it is done", `document.body.innerText.includes("logged out")`)
@@ -45,6 +50,8 @@ func TestLogOutEverywhere(t *testing.T) {
 	again("the portal in the other browser", there.tab, pool.portal+"/")
 	again("JupyterHub", hubPage, pool.hub+"/hub/home")
 	again("the notebook server", notebook, home("erin")+"/lab")
+	kernel.within(outTimeout, "the end of the WebSocket", `window.ended`)
+	t.Logf("a WebSocket was seen to have ended %.0f s after it", time.Since(began).Seconds())
 	if app, err := pool.app("erin"); err != nil || app.State != "running" {
 		t.Errorf("after the logout the notebook server is %+v (%v)", app, err)
 	}

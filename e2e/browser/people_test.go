@@ -52,15 +52,6 @@ func inLab(t *testing.T, user string) *person {
 // idle says that the kernel of the notebook in front waits for something to do.
 const idle = `[...document.querySelectorAll("#jp-main-statusbar *, #jp-bottom-panel *")].some(e => /^Python 3 \(ipykernel\) \| Idle$/.test(e.textContent.trim()))`
 
-// quiet answers JupyterLab's question whether it may fetch news, so that it is not in the way.
-func (b *tab) quiet() {
-	b.t.Helper()
-	no := `[...document.querySelectorAll(".Toastify button, .jp-toast-button")].find(e => e.textContent == "No")`
-	b.until("the question about news", no)
-	must[chromedp.Void](b, no+`.click()`)
-	b.until("no question", `!document.querySelector(".Toastify__toast")`)
-}
-
 // notebook opens a new notebook from the launcher and waits for its kernel.
 func (b *tab) notebook() {
 	b.t.Helper()

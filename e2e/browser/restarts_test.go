@@ -20,7 +20,6 @@ const backTimeout = 90 * time.Second
 // costs anything of the notebook.
 func TestRestarts(t *testing.T) {
 	p := inLab(t, "frank")
-	p.quiet()
 	p.notebook()
 	p.cell("import os, time; me = os.getpid(); print('kernel', me)")
 	p.outputs("kernel ")
