@@ -23,7 +23,6 @@ var helpers = template.FuncMap{
 	"money":      func(f float64) string { return strconv.FormatFloat(f, 'f', 2, 64) },
 	"price":      func(f float64) string { return strconv.FormatFloat(f, 'g', 3, 64) },
 	"hours":      func(s float64) string { return strconv.FormatFloat(s/3600, 'f', 2, 64) },
-	"part":       func(price float64, people int) float64 { return price / float64(max(people, 1)) },
 	"percent": func(part, whole int64) int64 {
 		if whole <= 0 {
 			return 0

@@ -26,9 +26,36 @@ type homePage struct {
 // place is a pool to work in.
 type place struct {
 	api.PoolStatus
-	Size dspool.Size
-	Most float64 // price per hour of a person's part of a machine
-	Mine bool    // where one lands who names none
+	Offers []offer // a size each, in the pool's order
+	Mine   bool    // where one lands who names none
+}
+
+// Choice says whether there is a size to choose.
+func (p place) Choice() bool { return len(p.Offers) > 1 }
+
+// offer is a size of a pool's machines, with what a person pays for an hour of their part of one.
+type offer struct {
+	dspool.Size
+	Part float64
+	// Asked is the size that links name. Where one chooses, that is also the first: any ready machine
+	// would do for who names none, and the price beside the link would not be the one that is paid.
+	Asked string
+}
+
+// offers are the sizes of a pool, of all that there are.
+func offers(pool dspool.Pool, sizes []dspool.Size) (list []offer) {
+	for _, name := range pool.Sizes {
+		i := slices.IndexFunc(sizes, func(s dspool.Size) bool { return s.Name == name })
+		if i < 0 {
+			continue
+		}
+		o := offer{Size: sizes[i], Part: sizes[i].Price / float64(max(pool.Policy.SessionsPerMachine, 1))}
+		if len(pool.Sizes) > 1 {
+			o.Asked = name
+		}
+		list = append(list, o)
+	}
+	return list
 }
 
 func (p *Portal) findHome(ctx context.Context, _ *http.Request, m *member) (any, error) {
@@ -89,14 +116,7 @@ func (p *Portal) places(ctx context.Context, m *member) (list []place, err error
 		if pool.Runs != "" || pool.Kind != dspool.Interactive && pool.Name != mine && pool.Name != m.settings.Pool {
 			continue
 		}
-		pl := place{PoolStatus: pool, Mine: pool.Name == mine}
-		for _, s := range sizes.Items {
-			if len(pool.Sizes) > 0 && s.Name == pool.Sizes[0] {
-				pl.Size = s
-				pl.Most = s.Price
-			}
-		}
-		list = append(list, pl)
+		list = append(list, place{PoolStatus: pool, Offers: offers(pool.Pool, sizes.Items), Mine: pool.Name == mine})
 	}
 	slices.SortStableFunc(list, func(a, b place) int {
 		switch {

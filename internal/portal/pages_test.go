@@ -4,12 +4,14 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"html"
 	"math"
 	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -17,6 +19,7 @@ import (
 	"github.com/dspool/dspool"
 	"github.com/dspool/dspool/api"
 	"github.com/dspool/dspool/internal/portal"
+	"github.com/dspool/dspool/internal/servertest"
 )
 
 func TestPages(t *testing.T) {
@@ -112,6 +115,13 @@ func TestPages(t *testing.T) {
 			t.Errorf("%d %s", p.status, p.to())
 		}
 	})
+	t.Run("a terminal's size goes with it, and one that the pool has not is refused", func(t *testing.T) {
+		w.change(func(s *portal.Settings) { s.URL = "http://localhost:8000" })
+		defer w.change(func(s *portal.Settings) { s.URL = "" })
+		if p := ada.get("/terminal/open?pool=batch&size=large"); p.to() != "http://localhost:8000/terminal/open?pool=batch&size=large" {
+			t.Errorf("%d %s", p.status, p.to())
+		}
+	})
 	t.Run("files are kept by their hash", func(t *testing.T) {
 		p := ada.get("/")
 		for _, m := range assetLink.FindAllStringSubmatch(p.body, -1) {
@@ -123,7 +133,55 @@ func TestPages(t *testing.T) {
 	})
 }
 
+func TestSizesOnTheFirstPage(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, false)
+	b := w.login("ada")
+	apply := func(change ...string) {
+		t.Helper()
+		if _, err := w.Apply(t.Context(), w.ConfigRequest(strings.NewReplacer(change...).Replace(servertest.Config))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	apply("kind: batch", "kind: interactive")
+	t.Run("each has the price of a person's part and links that name it", func(t *testing.T) {
+		rows := offerRows(b.get("/").body)
+		want := []string{
+			"small 1 cpu, 2 GiB 0.9 an hour | http://hub.localhost:8000/hub/spawn?pool=batch&size=small JupyterLab on batch, size small | /terminal/open?pool=batch&size=small Terminal on batch, size small",
+			"large 4 cpu, 8 GiB 3.6 an hour | http://hub.localhost:8000/hub/spawn?pool=batch&size=large JupyterLab on batch, size large | /terminal/open?pool=batch&size=large Terminal on batch, size large",
+		}
+		if !slices.Equal(rows, want) {
+			t.Errorf("%q, not %q", rows, want)
+		}
+	})
+	t.Run("where a pool has one there is nothing to choose", func(t *testing.T) {
+		apply("kind: batch", "kind: interactive", "sizes: [small, large]", "sizes: [small]")
+		p := b.get("/")
+		want := []string{" | http://hub.localhost:8000/hub/spawn?pool=batch JupyterLab on batch | /terminal/open?pool=batch Terminal on batch"}
+		if rows := offerRows(p.body); !slices.Equal(rows, want) || !strings.Contains(p.body, "1 cpu, 2 GiB") || !strings.Contains(p.body, "0.9 an hour") {
+			t.Errorf("%q %s", rows, p.body)
+		}
+	})
+}
+
+// offerRows are the rows of sizes on the first page: what is said, and each link with its label.
+func offerRows(body string) (rows []string) {
+	for _, li := range offerRow.FindAllStringSubmatch(body, -1) {
+		text := tag.ReplaceAllString(strings.Split(li[1], `<div class="row">`)[0], " ")
+		row := strings.Join(strings.Fields(text), " ")
+		for _, a := range offerLink.FindAllStringSubmatch(li[1], -1) {
+			row += " | " + html.UnescapeString(a[1]) + " " + html.UnescapeString(a[2])
+		}
+		rows = append(rows, row)
+	}
+	return rows
+}
+
 var (
+	offerRow  = regexp.MustCompile(`(?s)<li>(.*?)</li>`)
+	offerLink = regexp.MustCompile(`href="([^"]+)" aria-label="([^"]+)"`)
+	tag       = regexp.MustCompile(`<[^>]*>`)
+
 	inline    = regexp.MustCompile(`(?i)<style|<script>|\son[a-z]+=|\sstyle=|javascript:`)
 	assetLink = regexp.MustCompile(`(?:href|src)="(/assets/[^"]+)"`)
 )

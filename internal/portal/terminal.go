@@ -4,21 +4,29 @@ import (
 	"context"
 	"net/http"
 	"net/url"
+	"slices"
+	"strings"
 
 	"github.com/dspool/dspool"
 )
 
 type terminalPage struct {
-	Pool   string
-	Places []place
-	Reader bool // for screen readers
+	Pool, Size string
+	Places     []place
+	Reader     bool // for screen readers
 }
 
 func (p *Portal) findTerminal(ctx context.Context, r *http.Request, m *member) (any, error) {
-	page := terminalPage{Pool: r.URL.Query().Get("pool"), Reader: r.URL.Query().Has("reader")}
-	if page.Pool != "" {
-		if _, err := p.Control.Pool(ctx, m.Who, page.Pool); err != nil {
+	q := r.URL.Query()
+	page := terminalPage{Pool: q.Get("pool"), Size: q.Get("size"), Reader: q.Has("reader")}
+	if page.Pool != "" { // else whoever opens the session knows the pool
+		pool, err := p.Control.Pool(ctx, m.Who, page.Pool)
+		if err != nil {
 			return nil, err
+		}
+		if page.Size != "" && !slices.Contains(pool.Sizes, page.Size) {
+			return nil, dspool.Errorf(dspool.Invalid, "pool %s has no size %s", pool.Name, dspool.Quote(page.Size)).
+				WithHint("its sizes: %s", strings.Join(pool.Sizes, ", "))
 		}
 	}
 	var err error
@@ -33,7 +41,11 @@ func (p *Portal) terminal(w http.ResponseWriter, r *http.Request, m *member) {
 	case m.door:
 		p.page("terminal", p.findTerminal)(w, r)
 	case m.settings.URL != "":
-		redirect(w, m.settings.URL+"/terminal/open?"+url.Values{"pool": {r.URL.Query().Get("pool")}}.Encode())
+		q := url.Values{"pool": {r.URL.Query().Get("pool")}}
+		if size := r.URL.Query().Get("size"); size != "" {
+			q.Set("size", size)
+		}
+		redirect(w, m.settings.URL+"/terminal/open?"+q.Encode())
 	default:
 		p.fail(w, r, m, dspool.Errorf(dspool.Unavailable, "terminals open at a web door, and this server has none").
 			WithHint("add one under doors in team.yaml, or come in by ssh"))

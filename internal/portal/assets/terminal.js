@@ -23,6 +23,7 @@
     const url = new URL("/terminal", location);
     url.protocol = location.protocol === "https:" ? "wss:" : "ws:";
     url.searchParams.set("pool", screen.dataset.pool);
+    if (screen.dataset.size) url.searchParams.set("size", screen.dataset.size);
     let why = "The connection has ended.";
     socket = new WebSocket(url);
     socket.binaryType = "arraybuffer";
