@@ -60,8 +60,8 @@ func (p *planner) recall() {
 			why = fmt.Sprintf("machine %s is unhealthy%s", m.Name, because(m.HealthReason))
 		case m.reserved != nil && m.reserved != owner:
 			why = fmt.Sprintf("machine %s is reserved for %s", m.Name, m.reserved.title())
-		case len(m.pool.crowd) > 0:
-			why = m.pool.crowd[0].User + " waits to log in"
+		case m.pool.claimant(m) != nil:
+			why = m.pool.claimant(m).User + " waits to log in"
 		case owner != nil && m.pool.rival(owner.User) != nil:
 			why = m.pool.rival(owner.User).title() + " waits for room"
 		case !p.now.Before(late):
@@ -96,7 +96,7 @@ func (j *job) expect(n int64) int64 {
 func (p *planner) placeAhead(pl *pool) {
 	for _, j := range pl.jobs {
 		left := j.soon
-		if left == 0 || len(pl.crowd) > 0 || pl.rival(j.User) != nil {
+		if left == 0 || pl.rival(j.User) != nil {
 			continue
 		}
 		type budget struct {
@@ -105,7 +105,7 @@ func (p *planner) placeAhead(pl *pool) {
 		}
 		var list []budget
 		for i := range j.spots {
-			if n := j.budget(&j.spots[i]); n > 0 {
+			if n := j.budget(&j.spots[i]); n > 0 && pl.claimant(j.spots[i].m) == nil {
 				list = append(list, budget{i, n})
 			}
 		}

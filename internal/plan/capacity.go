@@ -67,7 +67,8 @@ func (p *planner) findRoom(pl *pool, size *dspool.Size) (int, blocker) {
 		}
 	}
 	left := capacity.plus(p.total, -1).plus(others, -1)
-	if n = int(min(int64(n), one.count(left))); n <= 0 {
+	unpromised := left.plus(pl.promise, -1).upTo(vec{}) // what a machine needs none of, it may lack
+	if n = int(min(int64(n), one.count(left), one.count(unpromised))); n <= 0 {
 		return 0, hostsFull
 	}
 	return n, free
@@ -203,17 +204,20 @@ func (p *planner) makeRoom() {
 		if need == nil {
 			continue
 		}
-		why := need.blocker
-		going := slices.ContainsFunc(p.all, func(m *machine) bool {
-			return (m.destroyed || m.State == dspool.Destroying) && (m.pool == pl || why != poolMax)
-		})
-		if going {
-			continue // and may leave room enough
+		if p.leaving(pl, need.blocker) {
+			continue
 		}
 		for _, m := range p.inTheWay(pl, need) {
 			p.destroy(m, fmt.Sprintf("makes room for a machine of size %s in pool %s, for which %s waits", need.size.Name, pl.Name, need.who))
 		}
 	}
+}
+
+// leaving says whether a machine is going that may leave room enough for one of the pool.
+func (p *planner) leaving(pl *pool, why blocker) bool {
+	return slices.ContainsFunc(p.all, func(m *machine) bool {
+		return (m.destroyed || m.State == dspool.Destroying) && (m.pool == pl || why != poolMax)
+	})
 }
 
 // inTheWay returns the idle machines that must go for one that is needed.

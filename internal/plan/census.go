@@ -82,7 +82,11 @@ func (pl *pool) census(c *class, one, all string) string {
 		}
 	}
 	add(busy, "busy")
-	add(unfit, "of a size that does not fit")
+	if c.req == (vec{}) { // a person
+		add(unfit, "of another size")
+	} else {
+		add(unfit, "of a size that does not fit")
+	}
 	add(t.starting, "starting")
 	add(t.cordoned, "cordoned")
 	add(t.draining, "draining")

@@ -29,7 +29,8 @@ type machine struct {
 	kept      *guest  // for whom it is kept free of more tasks; nil if for nobody
 	create    *dspool.Size
 	creator   *job   // for whose tasks this plan creates it; nil for sessions, min and spare
-	reason    string // of its creation where creator is nil
+	guest     *guest // for whom and others this plan creates it
+	reason    string // of its creation for min or spare
 }
 
 // give takes the room of n tasks.
@@ -94,13 +95,18 @@ type pool struct {
 	notedSize *dspool.Size
 	surplus   []*machine // idle and not needed, longest idle first
 
-	places       int        // sessions per machine
-	guests       []*guest   // who waits to log in, in order
-	crowd        []*guest   // those of them for whom no place is in sight
-	crowdBlocker blocker    // why no machine can be created for them
-	crowdText    string     // about it
-	kept         []*machine // for them
+	places     int                  // sessions per machine
+	guests     []*guest             // who waits to log in, in order
+	promised   *guest               // first of them for whose machine the hosts have no room
+	promise    vec                  // what is kept for that of what they have left
+	crowd      []*guest             // those of the guests for whom no place is in sight
+	crowdTexts map[string]crowdText // by the size that they ask for
+	eager      map[string]*guest    // first of the crowd, by the same
+	kept       []*machine           // for them
 }
+
+// crowdText says why no machine can be created for somebody.
+type crowdText struct{ short, full string }
 
 // need is a machine that somebody waits for and that cannot be created.
 type need struct {

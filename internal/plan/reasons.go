@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/dspool/dspool"
@@ -16,9 +17,14 @@ func (p *planner) report() {
 	p.places()
 	for _, m := range p.made {
 		reason := m.reason
-		if j := m.creator; j != nil {
+		switch j, others := m.creator, m.sessions-1; {
+		case j != nil:
 			n := j.limit - j.placed
 			reason = fmt.Sprintf("%s waits with %s of %v", j.title(), count(n, "task"), j.Request)
+		case m.guest != nil && others > 0:
+			reason = fmt.Sprintf("%s and %s wait to log in", m.guest.User, count(int64(others), "other"))
+		case m.guest != nil:
+			reason = m.guest.User + " waits to log in"
 		}
 		p.plan.Create = append(p.plan.Create, Create{Pool: m.pool.Name, Size: *m.create, Reason: reason})
 	}
@@ -35,8 +41,8 @@ func (p *planner) report() {
 		if j := pl.blockedJob(); j != nil {
 			pl.note(j.class.blocker, j.class.create)
 		}
-		if len(pl.crowd) > 0 && pl.crowdBlocker != noSize {
-			pl.note(pl.crowdBlocker, &pl.Sizes[0])
+		if i := slices.IndexFunc(pl.crowd, func(g *guest) bool { return g.blocker != noSize }); i >= 0 {
+			pl.note(pl.crowd[i].blocker, pl.crowd[i].size)
 		}
 		if b := pl.noted; b != free {
 			p.plan.Notes = append(p.plan.Notes, Note{Pool: pl.Name, Text: p.blockerText(pl, b, pl.notedSize)})
@@ -158,23 +164,29 @@ func (p *planner) blockerText(pl *pool, b blocker, size *dspool.Size) string {
 	case hostsTooSmall:
 		return fmt.Sprintf("a machine of size %s (%v) is larger than the hosts (%v)", size.Name, size.Resources, p.s.Capacity)
 	case hostsFull:
-		return p.fullText(size)
+		return p.fullText(pl, size)
 	}
 	return "waits for room"
 }
 
 // fullText names the resource that the hosts lack.
-func (p *planner) fullText(size *dspool.Size) string {
+func (p *planner) fullText(pl *pool, size *dspool.Size) string {
 	text := fmt.Sprintf("the hosts have no room for another machine of size %s: ", size.Name)
 	one, whole := toVec(size.Resources), toVec(p.s.Capacity)
 	used, all := p.total.resources(), p.s.Capacity
-	switch left := whole.plus(p.total, -1); {
+	left := whole.plus(p.total, -1)
+	switch {
 	case one.cpu > left.cpu:
 		return text + fmt.Sprintf("%s of %s cpus are taken", dspool.FormatCPUs(used.CPUs), dspool.FormatCPUs(all.CPUs))
 	case one.mem > left.mem:
 		return text + fmt.Sprintf("%s of %s memory are taken", dspool.FormatBytes(used.Memory), dspool.FormatBytes(all.Memory))
 	case one.gpu > left.gpu:
 		return text + fmt.Sprintf("%d of %d gpus are taken", used.GPUs, all.GPUs)
+	}
+	if g := pl.promised; g != nil {
+		if others, _ := p.keptForOthers(pl); one.fits(left.plus(others, -1)) {
+			return text + fmt.Sprintf("the rest is kept for %s, who waits for one of size %s", g.User, g.size.Name)
+		}
 	}
 	return text + "the rest is kept for the min of other pools"
 }
@@ -213,19 +225,33 @@ func (p *planner) queued(g *guest) string {
 		return "a machine is being created"
 	case g.next != nil:
 		return g.next.Name + " is starting"
-	case pl.crowdBlocker == noSize:
-		return fmt.Sprintf("pool %s has no size", pl.Name)
+	case g.blocker == noSize:
+		return strings.TrimSuffix(fmt.Sprintf("pool %s has no size %s", pl.Name, g.Size), " ")
 	}
-	if pl.crowdText == "" {
-		pl.crowdText = p.blockerText(pl, pl.crowdBlocker, &pl.Sizes[0])
+	text, ok := pl.crowdTexts[g.Size]
+	if !ok {
+		if pl.crowdTexts == nil {
+			pl.crowdTexts = map[string]crowdText{}
+		}
+		text = p.crowdText(pl, g)
+		pl.crowdTexts[g.Size] = text
 	}
-	switch {
-	case g.kept != nil:
-		return fmt.Sprintf("%s; waits for tasks on machine %s to end", pl.crowdText, g.kept.Name)
-	case pl.crowdBlocker == poolMax:
-		return pl.crowdText + pl.census(&class{}, placesTaken, placesTaken)
+	if g.kept != nil {
+		return fmt.Sprintf("%s; waits for tasks on machine %s to end", text.short, g.kept.Name)
 	}
-	return pl.crowdText
+	return text.full
+}
+
+func (p *planner) crowdText(pl *pool, g *guest) crowdText {
+	short := p.blockerText(pl, g.blocker, g.size)
+	full := short
+	if g.blocker == poolMax {
+		full += pl.census(&class{classKey: classKey{size: g.Size}}, placesTaken, placesTaken)
+	}
+	if g.Size != "" && (g.blocker == poolMax || g.blocker == providerMax) { // the others name it
+		full = fmt.Sprintf("waits for a machine of size %s; %s", g.Size, full)
+	}
+	return crowdText{short, full}
 }
 
 const placesTaken = " and every place is taken"

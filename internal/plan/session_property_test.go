@@ -27,11 +27,17 @@ func drawSessions(t *rapid.T, s *plan.Snapshot, pools []string) {
 		if !yes("nobody") {
 			x.Connections = rapid.IntRange(0, 2).Draw(t, "connections")
 		}
+		if yes("sized") {
+			x.Size = rapid.SampledFrom(sizes).Draw(t, "size").Name
+		}
 		x.Awaited = yes("awaited")
 		x.Kept = yes("an app kept")
 		if k := rapid.IntRange(-10, len(s.Machines)-1).Draw(t, "on"); k >= 0 {
 			m := s.Machines[k]
 			left, _ := free(*s, m)
+			if x.Size != "" {
+				x.Size = m.Size
+			}
 			x.Pool, x.Machine, x.Since, x.LastActive, x.Active = m.Pool, m.Name, age("since"), age("active"), yes("active")
 			x.State = rapid.SampledFrom([]dspool.SessionState{dspool.SessionPlaced, dspool.SessionOpen, dspool.SessionOpen, dspool.SessionClosing}).Draw(t, "state")
 			x.Request = dspool.Resources{CPUs: m.Resources.CPUs / 4, Memory: m.Resources.Memory / 4}
@@ -87,7 +93,7 @@ func verifySessions(t fataler, s plan.Snapshot, p plan.Plan, at time.Time) {
 	for _, x := range p.Seat {
 		m, ok := machines[x.Machine]
 		of := sessions[x.Session]
-		if got[of.ID] != "" || of.State != dspool.SessionWaiting || of.Pool != m.Pool || !wanted(of) {
+		if got[of.ID] != "" || of.State != dspool.SessionWaiting || of.Pool != m.Pool || !takes(of, m) || !wanted(of) {
 			t.Fatalf("session %d is seated on %s, or twice", x.Session, x.Machine)
 		}
 		got[of.ID] = m.Name
@@ -102,9 +108,12 @@ func verifySessions(t fataler, s plan.Snapshot, p plan.Plan, at time.Time) {
 			t.Fatalf("a place on %s is %v, want %v", m.Name, x.Request, want)
 		}
 	}
-	verifyQueue(t, s, p, got)
+	verifyQueue(t, s, p, machines, got)
 	verifyMachinesForPeople(t, s, p, machines, pools, got)
 }
+
+// takes says whether a machine is of the size that was asked for.
+func takes(x plan.Session, m plan.Machine) bool { return x.Size == "" || x.Size == m.Size }
 
 // wanted says whether somebody is in a session, waits for it, or it is kept.
 func wanted(x plan.Session) bool { return x.Connections > 0 || x.Awaited || x.Kept }
@@ -132,20 +141,23 @@ func verifyClosed(t fataler, s plan.Snapshot, sessions map[int64]plan.Session, p
 }
 
 // verifyQueue checks that everybody who waits is in the queue of their pool, in order, and
-// that nobody overtook them.
-func verifyQueue(t fataler, s plan.Snapshot, p plan.Plan, got map[int64]string) {
+// that nobody got a machine that somebody before them would have taken.
+func verifyQueue(t fataler, s plan.Snapshot, p plan.Plan, machines map[string]plan.Machine, got map[int64]string) {
 	wait := slices.DeleteFunc(slices.Clone(s.Sessions), func(x plan.Session) bool { return x.State != dspool.SessionWaiting || !wanted(x) })
 	slices.SortStableFunc(wait, func(a, b plan.Session) int { return cmp.Or(a.Since.Compare(b.Since), cmp.Compare(a.ID, b.ID)) })
-	first := map[string]int64{}
+	var before []plan.Session // who waits on
 	var want []string
 	positions := map[string]int{}
 	for _, x := range wait {
 		if got[x.ID] == "" {
-			first[x.Pool] = cmp.Or(first[x.Pool], x.ID)
+			before = append(before, x)
 			positions[x.Pool]++
 			want = append(want, fmt.Sprintf("%d: %d", x.ID, positions[x.Pool]))
-		} else if first[x.Pool] != 0 {
-			t.Fatalf("session %d is seated before %d", x.ID, first[x.Pool])
+			continue
+		}
+		m := machines[got[x.ID]]
+		if i := slices.IndexFunc(before, func(y plan.Session) bool { return y.Pool == x.Pool && takes(y, m) }); i >= 0 {
+			t.Fatalf("session %d is seated on %s before %d", x.ID, m.Name, before[i].ID)
 		}
 	}
 	var have []string
@@ -168,16 +180,22 @@ func verifyMachinesForPeople(t fataler, s plan.Snapshot, p plan.Plan, machines m
 		left[x.Machine] = left[x.Machine].Sub(x.Request)
 		on[x.Machine]++
 	}
-	waits := map[string]int{}
+	var queue []plan.Session
 	for _, x := range p.Queue {
-		for _, of := range s.Sessions {
-			if of.ID == x.Session {
-				waits[of.Pool]++
+		queue = append(queue, s.Sessions[slices.IndexFunc(s.Sessions, func(of plan.Session) bool { return of.ID == x.Session })])
+	}
+	// waits is how many wait who would take a machine of the size.
+	waits := func(pool, size string) (n int) {
+		for _, x := range queue {
+			if x.Pool == pool && takes(x, plan.Machine{Size: size}) {
+				n++
 			}
 		}
+		return n
 	}
 	verifyKept(t, s, p, pools, on)
-	coming, made := map[string]int{}, map[string]int{}
+	type kind struct{ pool, size string }
+	coming, made := map[kind]int{}, map[kind]int{}
 	for _, m := range machines {
 		if m.Cordoned || m.DrainBy != nil || m.Remove != "" || len(pools[m.Pool].Sizes) == 0 {
 			continue
@@ -189,34 +207,69 @@ func verifyMachinesForPeople(t fataler, s plan.Snapshot, p plan.Plan, machines m
 		case m.State == dspool.Creating || m.State == dspool.Starting:
 			for r := left[m.Name]; held < n && place.Fits(r); held++ {
 				r = r.Sub(place)
-				coming[m.Pool]++
+				coming[kind{m.Pool, m.Size}]++
 			}
-		case m.State == dspool.Ready && m.Health == dspool.Healthy && waits[m.Pool] > 0 && held < n && place.Fits(left[m.Name]):
-			t.Fatalf("%d people wait in %s though %s has a place", waits[m.Pool], m.Pool, m.Name)
+		case m.State == dspool.Ready && m.Health == dspool.Healthy && waits(m.Pool, m.Size) > 0 && held < n && place.Fits(left[m.Name]):
+			t.Fatalf("%d people wait in %s though %s has a place", waits(m.Pool, m.Size), m.Pool, m.Name)
 		}
 	}
 	for _, c := range p.Create {
-		if strings.Contains(c.Reason, "log in") {
-			if made[c.Pool]++; c.Size.Name != pools[c.Pool].Sizes[0].Name {
-				t.Fatalf("a machine of size %s is made for people", c.Size.Name)
-			}
+		if !strings.Contains(c.Reason, "log in") {
+			continue
+		}
+		made[kind{c.Pool, c.Size.Name}]++
+		asked := slices.ContainsFunc(queue, func(x plan.Session) bool { return x.Pool == c.Pool && x.Size == c.Size.Name })
+		if !asked && c.Size.Name != pools[c.Pool].Sizes[0].Name {
+			t.Fatalf("a machine of size %s is made for people who did not ask for it", c.Size.Name)
 		}
 	}
-	for name, n := range made {
-		per := places(pools[name])
-		if need := (max(0, waits[name]-coming[name]) + per - 1) / per; n > need {
-			t.Fatalf("%d machines are made in %s for %d who wait beside %d places to come", n, name, waits[name], coming[name])
+	for k, n := range made {
+		per := places(pools[k.pool])
+		if need := (max(0, waits(k.pool, k.size)-coming[k]) + per - 1) / per; n > need {
+			t.Fatalf("%d machines of size %s are made in %s for %d who wait beside %d places to come", n, k.size, k.pool, waits(k.pool, k.size), coming[k])
+		}
+	}
+	verifySized(t, s, p, pools, queue)
+}
+
+// verifySized checks that who asks for a size is told of machines of that size.
+func verifySized(t fataler, s plan.Snapshot, p plan.Plan, pools map[string]plan.Pool, queue []plan.Session) {
+	for i, x := range queue {
+		pool, reason := pools[x.Pool], p.Queue[i].Reason
+		has := slices.ContainsFunc(pool.Sizes, func(z dspool.Size) bool { return z.Name == x.Size })
+		switch {
+		case x.Size == "" || pool.Name == "":
+		case !has && reason != fmt.Sprintf("pool %s has no size %s", pool.Name, x.Size) && !strings.HasSuffix(reason, " is starting"):
+			t.Fatalf("session %d asks for size %s: %s", x.ID, x.Size, reason)
+		case has && strings.Contains(reason, "of size ") && !strings.Contains(reason, "of size "+x.Size):
+			t.Fatalf("session %d asks for size %s: %s", x.ID, x.Size, reason)
+		}
+		if name, ok := strings.CutSuffix(reason, " is starting"); ok {
+			m := s.Machines[slices.IndexFunc(s.Machines, func(m plan.Machine) bool { return m.Name == name })]
+			if !takes(x, m) {
+				t.Fatalf("session %d asks for size %s: %s", x.ID, x.Size, reason)
+			}
 		}
 	}
 }
 
 // verifyKept checks that people wait only for tasks that are there, and no more of them than
-// will find a place on the machine.
+// will find a place on the machine; or one of them for the last tasks of a machine of another size, which
+// then makes room.
 func verifyKept(t fataler, s plan.Snapshot, p plan.Plan, pools map[string]plan.Pool, on map[string]int) {
-	wait := map[string]int{}
+	wait, other := map[string]int{}, map[string]int{}
 	for _, q := range p.Queue {
 		if _, name, ok := strings.Cut(q.Reason, "tasks on machine "); ok {
-			wait[strings.TrimSuffix(name, " to end")]++
+			name = strings.TrimSuffix(name, " to end")
+			wait[name]++
+			m := s.Machines[slices.IndexFunc(s.Machines, func(m plan.Machine) bool { return m.Name == name })]
+			x := s.Sessions[slices.IndexFunc(s.Sessions, func(x plan.Session) bool { return x.ID == q.Session })]
+			if !takes(x, m) {
+				other[x.Pool]++
+			}
+			if !takes(x, m) && (other[x.Pool] > 1 || wait[name] > 1 || on[name]+len(seated(s, name)) > 0) {
+				t.Fatalf("session %d, of size %s, waits for tasks on %s, of size %s", x.ID, x.Size, name, m.Size)
+			}
 		}
 	}
 	for _, m := range s.Machines {

@@ -29,13 +29,18 @@ func (w *world) session(id int64) *plan.Session {
 // login connects a user for a time, to the session they have in the pool or to a new one.
 // After the last of a session's connections something of it lives on for a while.
 func (w *world) login(user, pool string, stays, lives time.Duration) {
+	w.loginTo(user, pool, "", stays, lives)
+}
+
+// loginTo is login for a new session on a machine of a size.
+func (w *world) loginTo(user, pool, size string, stays, lives time.Duration) {
 	i := slices.IndexFunc(w.s.Sessions, func(s plan.Session) bool {
 		return s.User == user && s.Pool == pool && s.State != dspool.SessionClosing
 	})
 	if i < 0 {
 		w.logins++
 		i = len(w.s.Sessions)
-		w.s.Sessions = append(w.s.Sessions, plan.Session{ID: w.logins, User: user, Pool: pool, State: dspool.SessionWaiting, Since: w.now, LastActive: w.now})
+		w.s.Sessions = append(w.s.Sessions, plan.Session{ID: w.logins, User: user, Pool: pool, Size: size, State: dspool.SessionWaiting, Since: w.now, LastActive: w.now})
 	}
 	w.s.Sessions[i].Connections++
 	id := w.s.Sessions[i].ID
@@ -56,6 +61,9 @@ func (w *world) login(user, pool string, stays, lives time.Duration) {
 
 func (w *world) seat(x plan.Seat) {
 	s := w.session(x.Session)
+	if m := w.machine(x.Machine); !takes(*s, *m) {
+		w.t.Fatalf("session %d asks for size %s and gets %s, of size %s", s.ID, s.Size, m.Name, m.Size)
+	}
 	s.Machine, s.Request, s.State = x.Machine, x.Request, dspool.SessionPlaced
 	w.seats = append(w.seats, s.ID)
 	w.after(opens, func() {
@@ -100,8 +108,9 @@ func drawLogins(t *rapid.T, w *world) {
 		pool := rapid.SampledFrom([]string{"batch", "lab"}).Draw(t, "to")
 		stays := time.Duration(rapid.SampledFrom([]int{100, 3000, 40_000, 300_000}).Draw(t, "stays")) * time.Millisecond
 		lives := time.Duration(rapid.SampledFrom([]int{0, 500, 100_000}).Draw(t, "lives")) * time.Millisecond
+		size := rapid.SampledFrom([]string{"", "", "small", "big"}).Draw(t, "on")
 		at := time.Duration(rapid.SampledFrom([]int{0, 0, 5, 30, 200}).Draw(t, "at")) * time.Second
-		w.after(at, func() { w.login(user, pool, stays, lives) })
+		w.after(at, func() { w.loginTo(user, pool, size, stays, lives) })
 	}
 }
 
@@ -194,5 +203,25 @@ func TestAPoolShrinksWhilePeopleCome(t *testing.T) {
 	}
 	if strings.Contains(fmt.Sprint(lines(plan.Compute(w.s, w.now))), "session") {
 		t.Error("somebody still waits")
+	}
+}
+
+// Tasks without an end, each as large as a machine of the first size, keep every machine of a full pool busy.
+func TestWhoAsksForASizeGetsItThoughTasksNeverLeaveTheOthers(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, snapshot(batch(func(p *plan.Pool) { p.Max, p.Sizes, p.Policy.SessionIdle = 2, []dspool.Size{small, big}, 1 }), nil, job(1, "zoe", 200, wants(res(0.5, 1)))))
+	w.length[1] = 2 * time.Second
+	w.s.Jobs = append(w.s.Jobs, job(2, "yan", 200, wants(res(0.5, 1)))) // so that a machine is never empty by chance
+	w.length[2] = 3 * time.Second
+	w.after(20*time.Second, func() { w.loginTo("ada", "batch", "big", time.Minute, 0) })
+	w.after(21*time.Second, func() { w.login("bob", "batch", time.Minute, 0) })
+	w.after(30*time.Second, func() {
+		if len(w.seats) != 2 || w.session(1).Machine != w.s.Machines[1].Name || w.s.Machines[1].Size != "big" {
+			t.Errorf("%+v on %+v", w.s.Sessions, w.s.Machines)
+		}
+	})
+	w.run(5000)
+	if w.ran[1] != 200 || w.ran[2] != 200 || len(w.s.Machines) > 0 {
+		t.Errorf("%d and %d tasks ran, %d machines are left", w.ran[1], w.ran[2], len(w.s.Machines))
 	}
 }
