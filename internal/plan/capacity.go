@@ -20,11 +20,14 @@ const (
 	poolMax               // the pool's max is reached
 	providerMax           // the provider's limit is reached
 	hostsFull             // the hosts have no room
+	hostsPromised         // what they have is kept for somebody who waits for a larger machine
 	hostsTooSmall         // and would have none if they were empty
 )
 
 // byOthers says whether the blocker goes away when other machines go.
-func (b blocker) byOthers() bool { return b == poolMax || b == providerMax || b == hostsFull }
+func (b blocker) byOthers() bool {
+	return b == poolMax || b == providerMax || b == hostsFull || b == hostsPromised
+}
 
 // room returns how many machines of a size the pool may create now and, if none, why.
 func (p *planner) room(pl *pool, size *dspool.Size) (int, blocker) {
@@ -67,9 +70,12 @@ func (p *planner) findRoom(pl *pool, size *dspool.Size) (int, blocker) {
 		}
 	}
 	left := capacity.plus(p.total, -1).plus(others, -1)
-	unpromised := left.plus(pl.promise, -1).upTo(vec{}) // what a machine needs none of, it may lack
-	if n = int(min(int64(n), one.count(left), one.count(unpromised))); n <= 0 {
+	if n = int(min(int64(n), one.count(left))); n <= 0 {
 		return 0, hostsFull
+	}
+	unpromised := left.plus(pl.promise, -1).upTo(vec{}) // what a machine needs none of, it may lack
+	if n = int(min(int64(n), one.count(unpromised))); n <= 0 {
+		return 0, hostsPromised
 	}
 	return n, free
 }

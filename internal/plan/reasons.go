@@ -164,29 +164,25 @@ func (p *planner) blockerText(pl *pool, b blocker, size *dspool.Size) string {
 	case hostsTooSmall:
 		return fmt.Sprintf("a machine of size %s (%v) is larger than the hosts (%v)", size.Name, size.Resources, p.s.Capacity)
 	case hostsFull:
-		return p.fullText(pl, size)
+		return p.fullText(size)
+	case hostsPromised:
+		return fmt.Sprintf("the hosts have no room for another machine of size %s: the rest is kept for %s, who waits for one of size %s", size.Name, pl.promised.User, pl.promised.size.Name)
 	}
 	return "waits for room"
 }
 
 // fullText names the resource that the hosts lack.
-func (p *planner) fullText(pl *pool, size *dspool.Size) string {
+func (p *planner) fullText(size *dspool.Size) string {
 	text := fmt.Sprintf("the hosts have no room for another machine of size %s: ", size.Name)
 	one, whole := toVec(size.Resources), toVec(p.s.Capacity)
 	used, all := p.total.resources(), p.s.Capacity
-	left := whole.plus(p.total, -1)
-	switch {
+	switch left := whole.plus(p.total, -1); {
 	case one.cpu > left.cpu:
 		return text + fmt.Sprintf("%s of %s cpus are taken", dspool.FormatCPUs(used.CPUs), dspool.FormatCPUs(all.CPUs))
 	case one.mem > left.mem:
 		return text + fmt.Sprintf("%s of %s memory are taken", dspool.FormatBytes(used.Memory), dspool.FormatBytes(all.Memory))
 	case one.gpu > left.gpu:
 		return text + fmt.Sprintf("%d of %d gpus are taken", used.GPUs, all.GPUs)
-	}
-	if g := pl.promised; g != nil {
-		if others, _ := p.keptForOthers(pl); one.fits(left.plus(others, -1)) {
-			return text + fmt.Sprintf("the rest is kept for %s, who waits for one of size %s", g.User, g.size.Name)
-		}
 	}
 	return text + "the rest is kept for the min of other pools"
 }
