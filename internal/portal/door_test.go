@@ -60,6 +60,12 @@ func TestBehindAWebDoor(t *testing.T) {
 		if p := ask("GET", "/terminal/open", nil, map[string]string{"Cookie": login}); p.status != http.StatusOK || !strings.Contains(p.header.Get("Content-Security-Policy"), " wss://pool.example.org") {
 			t.Errorf("%d %v", p.status, p.header)
 		}
+		if p := ask("GET", "/terminal/open?pool=batch&size=large", nil, map[string]string{"Cookie": login}); !strings.Contains(p.body, `data-pool="batch" data-size="large"`) {
+			t.Errorf("%d %s", p.status, p.body)
+		}
+		if p := ask("GET", "/terminal/open?pool=batch&size=huge", nil, map[string]string{"Cookie": login}); p.status != http.StatusBadRequest || !strings.Contains(p.body, "Pool batch has no size &#34;huge&#34;.</p>\n<p>Its sizes: small, large.") {
+			t.Errorf("%d %s", p.status, p.body)
+		}
 		if p := ask("GET", "/", nil, map[string]string{"Cookie": strings.Replace(login, "__Host-dspool=", "dspool=", 1)}); p.status != http.StatusSeeOther {
 			t.Errorf("a cookie that others could set counts: %d", p.status)
 		}
