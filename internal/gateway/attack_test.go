@@ -70,7 +70,9 @@ func TestAttackUserNames(t *testing.T) {
 	for name, user := range map[string]string{
 		"root": "root", "an option": "-oProxyCommand=x", "one megabyte": strings.Repeat("a", 1<<20), "NUL": "alice\x00", "a look-alike": "аlice",
 		"capitals": "Alice", "a trailing dot": "alice.", "a host": "alice@evil", "a path": "../alice", "an empty one": "", "a line": "alice\nroot",
-		"escape codes": "alice\x1b[2J", "a strange pool": "alice+../lab", "an empty pool": "alice+", "two pools": "alice+lab+lab", "spaces": " alice ",
+		"escape codes": "alice\x1b[2J", "a strange pool": "alice+../lab", "an empty pool": "alice+", "spaces": " alice ",
+		"an empty size": "alice+lab+", "neither pool nor size": "alice++", "a strange size": "alice++../lab", "more than pool and size": "alice+lab+big+big",
+		"a pool after a size": "alice++big+lab", "only a size": "++big", "an endless size": "alice++" + strings.Repeat("a", 33),
 	} {
 		t.Run(name+" is refused like any wrong user", func(t *testing.T) {
 			_, err := w.client(user, key)

@@ -21,6 +21,7 @@ const (
 type login struct {
 	identity api.Identity
 	pool     string           // named as user+POOL
+	size     string           // of machine, named as user+POOL+SIZE
 	key      string           // fingerprint
 	cert     *ssh.Certificate // nil without one
 }
@@ -31,17 +32,24 @@ type loginKey struct{}
 // errRefused is the one answer to every wrong proof.
 var errRefused = errors.New("refused")
 
-// splitName takes "user+pool" apart. Whatever could not be a user's name is refused here, before
-// anything else sees it.
-func splitName(name string) (user, pool string, err error) {
-	if len(name) > 64 {
-		return "", "", errRefused
+// address is what people write before the @: who they are and where they want to go.
+type address struct{ user, pool, size string }
+
+// splitName takes "user+pool+size" apart, of which "user", "user+pool" and "user++size" will do. Whatever
+// could not be a user's name is refused here, before anything else sees it.
+func splitName(name string) (to address, err error) {
+	if len(name) > 3*32+2 {
+		return to, errRefused
 	}
-	user, pool, named := strings.Cut(name, "+")
-	if dspool.CheckUserName(user) != nil || named && dspool.CheckName("pool", pool) != nil {
-		return "", "", errRefused
+	user, rest, more := strings.Cut(name, "+")
+	pool, size, sized := strings.Cut(rest, "+")
+	switch {
+	case dspool.CheckUserName(user) != nil,
+		sized && dspool.CheckName("size", size) != nil,
+		more && !(sized && pool == "") && dspool.CheckName("pool", pool) != nil:
+		return to, errRefused
 	}
-	return user, pool, nil
+	return address{user, pool, size}, nil
 }
 
 // authenticator proves who is at one connection.
@@ -71,16 +79,16 @@ func (a *authenticator) config(offer *algorithms) *ssh.ServerConfig {
 
 // proof describes a key, after everything about it that can be checked here was checked.
 func (a *authenticator) proof(name string, key ssh.PublicKey) (p api.Proof, l login, err error) {
-	user, pool, err := splitName(name)
+	to, err := splitName(name)
 	if err != nil {
 		a.last = "no such user name"
 		return p, l, err
 	}
-	l.pool, l.key = pool, ssh.FingerprintSHA256(key)
-	p = api.Proof{User: user, From: a.from.String(), Protocol: dspool.ProtocolSSH, Method: "key", Key: l.key}
+	l.pool, l.size, l.key = to.pool, to.size, ssh.FingerprintSHA256(key)
+	p = api.Proof{User: to.user, From: a.from.String(), Protocol: dspool.ProtocolSSH, Method: "key", Key: l.key}
 	t := a.g.trust.Load()
 	if cert, ok := key.(*ssh.Certificate); ok {
-		if err := t.check(cert, user, a.from, time.Now()); err != nil {
+		if err := t.check(cert, to.user, a.from, time.Now()); err != nil {
 			a.last = "certificate: " + err.Error()
 			return p, l, errRefused
 		}
@@ -155,8 +163,8 @@ func (a *authenticator) interactive(m ssh.ConnMetadata, challenge ssh.KeyboardIn
 
 // password refuses every wrong password after the same time, whatever was wrong about it.
 func (a *authenticator) password(m ssh.ConnMetadata, secret string) (*ssh.Permissions, error) {
-	user, pool, nameErr := splitName(m.User())
-	if !a.g.guesses.wait(a.ctx, source(a.from), user) {
+	to, nameErr := splitName(m.User())
+	if !a.g.guesses.wait(a.ctx, source(a.from), to.user) {
 		return nil, errRefused
 	}
 	answerAt := time.NewTimer(refusalTime)
@@ -169,18 +177,18 @@ func (a *authenticator) password(m ssh.ConnMetadata, secret string) (*ssh.Permis
 		var perms *ssh.Permissions
 		if release, ok := a.g.guesses.turn(a.ctx); ok {
 			perms, err = a.admit(api.Proof{
-				User: user, From: a.from.String(), Protocol: dspool.ProtocolSSH, Method: "password", Password: secret,
-			}, login{pool: pool})
+				User: to.user, From: a.from.String(), Protocol: dspool.ProtocolSSH, Method: "password", Password: secret,
+			}, login{pool: to.pool, size: to.size})
 			release()
 		} else {
 			err = errRefused
 		}
 		if err == nil {
-			a.g.guesses.right(user)
+			a.g.guesses.right(to.user)
 			return perms, nil
 		}
 	}
-	a.g.guesses.wrong(source(a.from), user)
+	a.g.guesses.wrong(source(a.from), to.user)
 	select {
 	case <-answerAt.C:
 	case <-a.ctx.Done():

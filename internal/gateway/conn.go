@@ -194,7 +194,7 @@ func (c *conn) reach() (in *inner, err error) {
 
 func (c *conn) openSession() (api.SessionStep, error) {
 	ask := api.OpenSession{
-		Connection: c.id, User: c.login.identity.User, Pool: c.login.pool, DoorPool: c.doorPool,
+		Connection: c.id, User: c.login.identity.User, Pool: c.login.pool, Size: c.login.size, DoorPool: c.doorPool,
 		Protocol: c.protocol, From: c.from, Auth: c.login.identity.Auth,
 	}
 	last, err := patiently(c.ctx, func() (api.SessionStep, error) {

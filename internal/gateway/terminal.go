@@ -64,7 +64,8 @@ func (w *web) terminal(rw http.ResponseWriter, r *http.Request, doorPool string)
 	var cancel context.CancelFunc
 	t.ctx, cancel = context.WithCancel(w.g.ctx)
 	defer cancel()
-	err = t.serve(cancel, login{identity: id, pool: r.URL.Query().Get("pool")}, net.JoinHostPort(from, portOf(r.RemoteAddr)), doorPool)
+	query := r.URL.Query()
+	err = t.serve(cancel, login{identity: id, pool: query.Get("pool"), size: query.Get("size")}, net.JoinHostPort(from, portOf(r.RemoteAddr)), doorPool)
 	if err != nil {
 		w.g.Log.Warn("terminal in a browser", "user", id.User, "err", err)
 		t.note(map[string]any{"error": "the terminal could not be opened"})

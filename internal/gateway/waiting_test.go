@@ -233,6 +233,23 @@ func TestPoolIsChosenByName(t *testing.T) {
 	})
 }
 
+func TestSizeIsChosenByName(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	for name, want := range map[string][3]string{
+		"alice+gpu+big": {"alice", "gpu", "big"}, "alice++big": {"alice", "", "big"}, "bob+gpu": {"bob", "gpu", ""},
+		"bob+" + strings.Repeat("p", 32) + "+" + strings.Repeat("s", 32): {"bob", strings.Repeat("p", 32), strings.Repeat("s", 32)},
+	} {
+		w.want(w.ssh(name, "--", "true"), nil)
+		w.server.change(func() {
+			o := w.server.opened[len(w.server.opened)-1]
+			if got := [3]string{o.User, o.Pool, o.Size}; got != want || o.DoorPool != "lab" {
+				t.Errorf("%s asks for %q of the door of %s", name, got, o.DoorPool)
+			}
+		})
+	}
+}
+
 func TestServerAwayEndsNothing(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

@@ -326,7 +326,7 @@ func TestTerminalInABrowser(t *testing.T) {
 			}
 		}
 	})
-	c := b.socket("http://localhost:8000/terminal?pool=gpu", "http://localhost:8000", "Cookie", cookie)
+	c := b.socket("http://localhost:8000/terminal?pool=gpu&size=big", "http://localhost:8000", "Cookie", cookie)
 	screen, write := io.Pipe()
 	notes := make(chan map[string]any, 16)
 	go func() {
@@ -361,10 +361,10 @@ func TestTerminalInABrowser(t *testing.T) {
 	send(websocket.MessageBinary, "echo I-am-$(id -un); stty size\r")
 	seeUntil("I-am-alice")
 	seeUntil("45 123")
-	t.Run("is a connection by web, in the pool that was asked for", func(t *testing.T) {
+	t.Run("is a connection by web, in the pool and on the size that were asked for", func(t *testing.T) {
 		b.server.mu.Lock()
 		defer b.server.mu.Unlock()
-		if o := b.server.opened[0]; o.Protocol != dspool.ProtocolWeb || o.Pool != "gpu" || o.User != "alice" || !strings.HasPrefix(o.From, "127.0.0.") {
+		if o := b.server.opened[0]; o.Protocol != dspool.ProtocolWeb || o.Pool != "gpu" || o.Size != "big" || o.User != "alice" || !strings.HasPrefix(o.From, "127.0.0.") {
 			t.Errorf("%+v", o)
 		}
 	})
