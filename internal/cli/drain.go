@@ -65,7 +65,7 @@ func (a *app) door() *cobra.Command {
 func (a *app) doorList() *cobra.Command {
 	var form string
 	type door = dspool.Door
-	return listOutput(command("list", "List doors", "POOL is where people land who name no other; ssh USER+POOL@HOST does.", "dspool door list", positional(0, 0),
+	return listOutput(command("list", "List doors", "POOL is where people land who name no other; ssh USER+POOL@HOST does, and USER+POOL+SIZE@HOST also names a size of machine.", "dspool door list", positional(0, 0),
 		a.with(func(ctx context.Context, c *client.Client, _ []string) error {
 			l, err := c.Doors(ctx)
 			if err != nil {

@@ -40,7 +40,7 @@ var (
 		Policy: dspool.PoolPolicy{SessionsPerMachine: 4, SessionIdle: dspool.Duration(time.Hour), KeepMost: dspool.Duration(24 * time.Hour), Sudo: true, Record: true, IdleAfter: dspool.Duration(30 * time.Second), StartTimeout: dspool.Duration(2 * time.Minute)}},
 		Machines: 4, Ready: 3, Idle: 1, Queued: 90, Running: 5, Note: "at its max of 4 machines"}
 	queued  = dspool.Session{ID: 4, User: "grace", Pool: "lab", State: dspool.SessionWaiting, Reason: "pool lab is at its max of 2 machines", Position: 2, Request: small, Connections: 1, Created: *at(20 * time.Second), LastActive: *at(20 * time.Second)}
-	working = dspool.Session{ID: 3, User: "ada", Pool: "lab", Machine: "lab-7", State: dspool.SessionOpen, Request: dspool.Resources{CPUs: 0.5, Memory: 1 << 30}, Connections: 1, Active: true,
+	working = dspool.Session{ID: 3, User: "ada", Pool: "lab", Size: "large", Machine: "lab-7", State: dspool.SessionOpen, Request: dspool.Resources{CPUs: 0.5, Memory: 1 << 30}, Connections: 1, Active: true,
 		Activity: "tmux train has\x1b[2J a running program", LastActive: *at(time.Minute), Created: *at(3 * time.Hour), Placed: at(3 * time.Hour), Opened: at(3*time.Hour - time.Second), KeepUntil: at(-time.Hour)}
 	ada    = dspool.User{Name: "ada", UID: 20000, Created: *at(72 * time.Hour), Groups: []string{"vision"}, DefaultPool: "lab", HasPassword: true}
 	adaKey = dspool.UserKey{Fingerprint: "SHA256:nYc2lQc8dGtXqXrjNKCeYbBSIVXnFDyKCZ2aoYFQmq4", User: "ada", Key: publicKey, Comment: "ada@laptop", Added: *at(time.Hour)}

@@ -23,6 +23,7 @@ func (a *app) sessionColumns() []column[dspool.Session] {
 		{name: "SESSION", text: func(s session) string { return strconv.FormatInt(s.ID, 10) }, right: true},
 		{name: "USER", text: func(s session) string { return s.User }},
 		{name: "POOL", text: func(s session) string { return s.Pool }},
+		{name: "SIZE", text: func(s session) string { return s.Size }},
 		{name: "MACHINE", text: func(s session) string { return s.Machine }},
 		{name: "STATE", text: func(s session) string { return string(s.State) }, paint: func(s session) string { return paintState(string(s.State)) }},
 		{name: "CONNECTIONS", text: func(s session) string { return strconv.Itoa(s.Connections) }, right: true},
@@ -52,7 +53,7 @@ func (a *app) sessionList() *cobra.Command {
 	var form string
 	var f client.SessionFilter
 	cmd := command("list", "List sessions, newest first",
-		"ACTIVE says whether anything of the session lives: then it is never ended for being idle.", "dspool session list\ndspool session list --user ada --all", positional(0, 0), nil)
+		"SIZE is the size of machine that was asked for. ACTIVE says whether anything of the session lives: then it\nis never ended for being idle.", "dspool session list\ndspool session list --user ada --all", positional(0, 0), nil)
 	cmd.RunE = a.with(func(ctx context.Context, c *client.Client, _ []string) error {
 		if f.Limit < 1 || f.Limit > page {
 			return badUsage(cmd, "--limit %d is not possible: from 1 to %d", f.Limit, page)
@@ -152,7 +153,7 @@ func (a *app) sessionShow() *cobra.Command {
 func (a *app) showSession(s dspool.Session) {
 	a.printf("session %d\n", s.ID)
 	a.facts(
-		fact{"state", string(s.State)}, fact{"reason", clean(whySession(s))}, fact{"user", clean(s.User)}, fact{"pool", clean(s.Pool)}, fact{"machine", clean(s.Machine)},
+		fact{"state", string(s.State)}, fact{"reason", clean(whySession(s))}, fact{"user", clean(s.User)}, fact{"pool", clean(s.Pool)}, fact{"size", clean(s.Size)}, fact{"machine", clean(s.Machine)},
 		fact{"holds", s.Request.String()}, fact{"active", clean(activity(s))}, fact{"last active", a.fullTime(&s.LastActive)}, fact{"kept until", a.fullTime(s.KeepUntil)},
 		fact{"connections", strconv.Itoa(s.Connections)}, fact{"began", a.fullTime(&s.Created)}, fact{"placed", a.fullTime(s.Placed)}, fact{"opened", a.fullTime(s.Opened)}, fact{"ended", a.fullTime(s.Ended)},
 	)

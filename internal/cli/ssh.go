@@ -29,7 +29,7 @@ type entrance struct {
 var (
 	hostWord = regexp.MustCompile(`^[A-Za-z0-9:][A-Za-z0-9.:_-]{0,252}$`)
 	portWord = regexp.MustCompile(`^[1-9][0-9]{0,4}$`)
-	userWord = regexp.MustCompile(`^[a-z][a-z0-9-]{0,31}(\+[a-z][a-z0-9-]{0,31})?$`)
+	userWord = regexp.MustCompile(`^[a-z][a-z0-9-]{0,31}(\+[a-z][a-z0-9-]{0,31}|\+([a-z][a-z0-9-]{0,31})?\+[a-z][a-z0-9-]{0,31})?$`)
 )
 
 func (e entrance) check() error {
@@ -44,8 +44,26 @@ func (e entrance) check() error {
 	return nil
 }
 
+// destination is where somebody wants to go; "" is what the server has for them.
+type destination struct{ pool, size, user, address string }
+
+// flags are those that every command with a destination has.
+func (d *destination) flags(a *app, cmd *cobra.Command) {
+	text(cmd, &d.size, "size", "SIZE", "on a machine of this size, one of the pool's (default: any)")
+	text(cmd, &d.user, "user", "USER", "log in as this user (default: who you are to the server)")
+	text(cmd, &d.address, "address", "HOST", "reach the door at this name or address (default: the server's)")
+	a.completeFlag(cmd, "size", sizeNames)
+	cmd.ValidArgsFunction = a.completion(1, poolNames)
+}
+
 // entrance finds out how to come in: through the door of the pool where it has one, else through the first.
-func (a *app) entrance(ctx context.Context, c *client.Client, pool, user, address string) (e entrance, err error) {
+func (a *app) entrance(ctx context.Context, c *client.Client, to destination) (e entrance, err error) {
+	pool, user, address := to.pool, to.user, to.address
+	if to.size != "" {
+		if err := dspool.CheckName("size", to.size); err != nil {
+			return e, err
+		}
+	}
 	if pool != "" {
 		if err := dspool.CheckName("pool", pool); err != nil {
 			return e, err
@@ -74,8 +92,11 @@ func (a *app) entrance(ctx context.Context, c *client.Client, pool, user, addres
 	if i := slices.IndexFunc(ways, func(d dspool.Door) bool { return d.Pool == pool }); i >= 0 {
 		door = ways[i]
 	}
-	if e.user = user; pool != "" {
+	if e.user = user; pool != "" || to.size != "" {
 		e.user += "+" + pool // also for the door's own pool: the user may have a default that comes before it
+	}
+	if to.size != "" {
+		e.user += "+" + to.size
 	}
 	if err := e.place(c, door, address); err != nil {
 		return e, err
@@ -134,19 +155,20 @@ func sshPath(path string) (string, error) {
 }
 
 func (a *app) ssh() *cobra.Command {
-	var user, address string
+	var to destination
 	var show bool
 	cmd := command("ssh [POOL] [-- SSH-ARGUMENT...]", "Log into the pool with ssh",
 		`It runs the ssh of this computer with the right address, user and host keys; after -- come its own
 options and the command. Without POOL it is your default pool, else the door's. When no machine
 is free, ssh waits and says for what.`,
-		"dspool ssh\ndspool ssh lab\ndspool ssh lab -- -L 8888:localhost:8888\ndspool ssh -- nvidia-smi", cobra.ArbitraryArgs, nil)
+		"dspool ssh\ndspool ssh lab\ndspool ssh lab --size large\ndspool ssh lab -- -L 8888:localhost:8888\ndspool ssh -- nvidia-smi", cobra.ArbitraryArgs, nil)
 	cmd.RunE = a.with(func(ctx context.Context, c *client.Client, args []string) error {
 		pool, rest, err := beforeDash(cmd, args)
 		if err != nil {
 			return err
 		}
-		e, err := a.entrance(ctx, c, pool, user, address)
+		to.pool = pool
+		e, err := a.entrance(ctx, c, to)
 		if err != nil {
 			return err
 		}
@@ -164,10 +186,8 @@ is free, ssh waits and says for what.`,
 		}
 		return start(argv)
 	})
-	text(cmd, &user, "user", "USER", "log in as this user (default: who you are to the server)")
-	text(cmd, &address, "address", "HOST", "reach the door at this name or address (default: the server's)")
+	to.flags(a, cmd)
 	cmd.Flags().BoolVar(&show, "print", false, "print the command instead of running it")
-	cmd.ValidArgsFunction = a.completion(1, poolNames)
 	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		var unknown *pflag.NotExistError
 		if errors.As(err, &unknown) && unknown.GetSpecifiedShortnames() != "" {

@@ -44,6 +44,8 @@ func TestSSHIsGivenAddressUserAndKeys(t *testing.T) {
 		"the default pool":                       {[]string{"ssh"}, "-p 2222 -l ada localhost"},
 		"a pool with a door of its own":          {[]string{"ssh", "batch"}, "-p 2223 -l ada+batch localhost"},
 		"a pool behind another's door":           {[]string{"ssh", "gpu"}, "-p 2222 -l ada+gpu localhost"},
+		"a size of machine":                      {[]string{"ssh", "gpu", "--size", "large"}, "-p 2222 -l ada+gpu+large localhost"},
+		"a size in the default pool":             {[]string{"ssh", "--size", "large"}, "-p 2222 -l ada++large localhost"},
 		"ssh's own options and a command":        {[]string{"ssh", "lab", "--", "-L", "8888:localhost:8888", "sh", "-c", "exit 3"}, "-p 2222 -l ada+lab localhost -L 8888:localhost:8888 sh -c exit 3"},
 		"only a command":                         {[]string{"ssh", "--", "nvidia-smi"}, "-p 2222 -l ada localhost nvidia-smi"},
 		"another user, for who has the key":      {[]string{"ssh", "--user", "grace"}, "-p 2222 -l grace localhost"},
@@ -135,6 +137,8 @@ func TestNothingStrangeReachesSSH(t *testing.T) {
 		"an option as a pool":                {nil, "ssh|-oProxyCommand=x", "has no flag"},
 		"ssh's own option before --":         {nil, "ssh|-L|1:x:2", "dspool ssh has no flag -L\nhint: ssh's own options come after --"},
 		"an option as a pool after a dash":   {nil, "ssh-config|--|-oProxyCommand=x", "pool name \"-oProxyCommand=x\" is not allowed"},
+		"an option as a size":                {nil, "ssh|--size|-oProxyCommand=x", "size name \"-oProxyCommand=x\" is not allowed"},
+		"a size with another hidden in it":   {nil, "ssh-config|lab|--size|a+b", "size name"},
 		"two pools":                          {nil, "ssh|lab|uptime", "\"uptime\" and what follows it belong after --"},
 		"a user with an option":              {nil, "ssh|--user|-oProxyCommand=x", "user name"},
 		"a user with a pool hidden in it":    {nil, "ssh|--user|ada+root", "user name"},
@@ -237,6 +241,11 @@ func TestInstallingTheHostBlockAgainChangesNothing(t *testing.T) {
 	if want := strings.Replace(own, "User ada\n", "User ada+lab\n", 1); read(kept) != want {
 		t.Errorf("got %s\nwant %s", read(kept), want)
 	}
+	install("lab", "--size", "large")
+	if want := strings.Replace(own, "User ada\n", "User ada+lab+large\n", 1); read(kept) != want {
+		t.Errorf("got %s\nwant %s", read(kept), want)
+	}
+	install("lab")
 	install("batch", "--host", "second")
 	if text := read(kept); !strings.Contains(text, "  Port 1\n\n# dspool begin second\nHost second\n") || !strings.Contains(text, "User ada+lab\n") {
 		t.Errorf("%s", text)

@@ -21,7 +21,8 @@ import (
 var aliasWord = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
 
 func (a *app) sshConfig() *cobra.Command {
-	var alias, user, address string
+	var alias string
+	var to destination
 	var install bool
 	cmd := command("ssh-config [POOL]", "Write a Host block for ~/.ssh/config",
 		`With it everything that uses OpenSSH comes in by a short name: ssh, scp, rsync, VS Code, JetBrains. The
@@ -36,11 +37,10 @@ doors' keys go into ~/.ssh/dspool_known_hosts. The block is printed; --install p
 			if !filepath.IsAbs(home) {
 				return dspool.Errorf(dspool.Invalid, "there is no ~/.ssh").WithHint("set HOME")
 			}
-			pool := ""
 			if len(args) > 0 {
-				pool = args[0]
+				to.pool = args[0]
 			}
-			e, err := a.entrance(ctx, c, pool, user, address)
+			e, err := a.entrance(ctx, c, to)
 			if err != nil {
 				return err
 			}
@@ -67,10 +67,8 @@ doors' keys go into ~/.ssh/dspool_known_hosts. The block is printed; --install p
 		}))
 	alias = "dspool"
 	cmd.Flags().Var(&value[string]{into: &alias, parse: func(s string) (string, error) { return s, nil }, kind: "ALIAS", text: alias}, "host", "short name that ssh is given")
-	text(cmd, &user, "user", "USER", "log in as this user (default: who you are to the server)")
-	text(cmd, &address, "address", "HOST", "reach the door at this name or address (default: the server's)")
+	to.flags(a, cmd)
 	cmd.Flags().BoolVar(&install, "install", false, "put the block into ~/.ssh/config")
-	cmd.ValidArgsFunction = a.completion(1, poolNames)
 	return cmd
 }
 
