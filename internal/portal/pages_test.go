@@ -192,11 +192,11 @@ func TestSessionsOnTheFirstPage(t *testing.T) {
 	ada, bob := w.login("ada"), w.login("bob")
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	go w.Server.Control.OpenSession(ctx, api.OpenSession{Connection: "one", User: "ada", Pool: "batch", Protocol: dspool.ProtocolSSH, From: "192.0.2.1:1", Auth: "password"},
+	go w.Server.Control.OpenSession(ctx, api.OpenSession{Connection: "one", User: "ada", Pool: "batch", Size: "large", Protocol: dspool.ProtocolSSH, From: "192.0.2.1:1", Auth: "password"},
 		func(api.SessionStep) error { return nil })
 	w.Until("there is a session", func() bool { return len(w.EventsOf("session.login")) == 1 })
 	p := ada.get("/")
-	if !strings.Contains(p.body, `id="session-1"`) || !strings.Contains(p.body, "/sessions/1/keep") {
+	if !strings.Contains(p.body, `id="session-1"`) || !strings.Contains(p.body, "Pool batch, size large ·") || !strings.Contains(p.body, "/sessions/1/keep") {
 		t.Fatal(p.body)
 	}
 	if p := bob.get("/"); strings.Contains(p.body, "session-1") {
