@@ -263,7 +263,7 @@ func (r *reader) poolFields(p *dspool.Pool, name string) []field {
 		{key: "runs", form: dspool.RunsJupyterHub, unless: "nothing", doc: "The app that runs on its machine: JupyterHub, with its database in `STATE-DIR/shares/NAME/jupyterhub` of a share mounted at `" + dspool.HomeMount + "` that no other pool has. Only for kind service, which is then the default, and for one pool; min, max and people on a machine are 1.",
 			read: scalar(r, &p.Runs, where("runs"), parseWord(dspool.RunsJupyterHub))},
 		{key: "image", form: "name of an image", unless: DefaultImage + "; " + HubImage + " with `runs: " + dspool.RunsJupyterHub + "`", doc: "What its machines start from.", read: scalar(r, &p.Image, where("image"), parseText)},
-		{key: "sizes", form: "list of names of sizes", doc: "Sizes that its machines may have; the first is the default.", read: words(r, &p.Sizes, where("sizes"), anyWord)},
+		{key: "sizes", form: "list of names of sizes", doc: "Sizes that its machines may have; the first is the default. People ask for another with USER+POOL+SIZE@HOST, or USER++SIZE@HOST.", read: words(r, &p.Sizes, where("sizes"), anyWord)},
 		{key: "min", form: "whole number", unless: "0; 1 with `runs`", doc: "Machines kept even when nobody needs them.", read: scalar(r, &p.Min, where("min"), parseInt(0, dspool.MaxMachines))},
 		{key: "max", form: "whole number", unless: "1", doc: "Machines never exceeded.", read: scalar(r, &p.Max, where("max"), parseInt(1, dspool.MaxMachines))},
 		{key: "spare", form: "whole number", unless: "0", doc: "Idle machines kept ready beyond those in use.", read: scalar(r, &p.Spare, where("spare"), parseInt(0, dspool.MaxMachines))},
@@ -312,7 +312,7 @@ func doorFields(r *reader, d *dspool.Door) []field {
 	return []field{
 		{key: "listen", form: "HOST:PORT", doc: "Where people come in, such as :2222 or 127.0.0.1:8000.", read: scalar(r, &d.Listen, "listen of a door", parseListen)},
 		{key: "protocol", form: "ssh or web", unless: "ssh", doc: "How they come in: by SSH, or with a browser.", read: scalar(r, &d.Protocol, "protocol of a door", protocol)},
-		{key: "pool", form: "name of a pool", doc: "Where people land who name no other.", read: scalar(r, &d.Pool, "pool of a door", parseText)},
+		{key: "pool", form: "name of a pool", doc: "Where people land who name no other with USER+POOL@HOST.", read: scalar(r, &d.Pool, "pool of a door", parseText)},
 	}
 }
 
