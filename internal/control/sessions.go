@@ -207,8 +207,8 @@ func (c *Control) sessionStep(ctx context.Context, id int64) (st api.SessionStep
 }
 
 // startEstimate is how long it should still take until a waiting session has its machine: the mean of
-// the pool's latest starts, less the time the oldest machine that is coming has taken already. It is 0,
-// unknown, where none is coming: nobody knows when others leave.
+// the pool's latest starts, less the time the oldest machine of its size that is coming has taken already. It
+// is 0, unknown, where none is coming: nobody knows when others leave.
 func startEstimate(tx *store.Tx, s store.SessionRow) (dspool.Duration, error) {
 	rows, err := tx.Machines(s.Pool, true, 20)
 	if err != nil {
@@ -221,7 +221,7 @@ func startEstimate(tx *store.Tx, s store.SessionRow) (dspool.Duration, error) {
 		if m.ReadyAt != nil {
 			sum += m.ReadyAt.Sub(m.Created)
 			n++
-		} else if m.State == dspool.Creating || m.State == dspool.Starting {
+		} else if (m.State == dspool.Creating || m.State == dspool.Starting) && (s.Size == "" || s.Size == m.Size) {
 			age, coming = max(age, tx.Now().Sub(m.Created)), true
 		}
 	}
