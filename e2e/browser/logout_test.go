@@ -27,6 +27,15 @@ func TestLogOutEverywhere(t *testing.T) {
 	kernel.labHere("erin")
 	must[bool](kernel, `window.socket = new WebSocket(location.origin.replace("http", "ws") + "/user/erin/api/events/subscribe"); socket.onclose = () => { window.ended = true }; true`)
 	kernel.until("a WebSocket", `socket.readyState == WebSocket.OPEN`)
+	// What the notebook server says when the door asks whether a browser with a WebSocket is still logged in.
+	said := func(answer string) error {
+		_, err := pool.trySSH(t.Context(), "erin", `grep -q " `+answer+` GET /user/erin/api/me?" ~/.local/state/dspool/jupyter.log`)
+		return err
+	}
+	wait(t, outTimeout, func() error { return said("200") })
+	if said("403") == nil || must[bool](kernel, `!!window.ended`) {
+		t.Error("a browser that is logged in was refused")
+	}
 
 	here.click(`form[action="/logout/everywhere"] button`)
 	here.until("that it is done", `document.body.innerText.includes("logged out")`)
@@ -51,6 +60,9 @@ func TestLogOutEverywhere(t *testing.T) {
 	again("JupyterHub", hubPage, pool.hub+"/hub/home")
 	again("the notebook server", notebook, home("erin")+"/lab")
 	kernel.within(outTimeout, "the end of the WebSocket", `window.ended`)
+	if err := said("403"); err != nil {
+		t.Error("the notebook server was not asked: ", err)
+	}
 	t.Logf("a WebSocket was seen to have ended %.0f s after it", time.Since(began).Seconds())
 	if app, err := pool.app("erin"); err != nil || app.State != "running" {
 		t.Errorf("after the logout the notebook server is %+v (%v)", app, err)
