@@ -268,29 +268,43 @@ func (pl *pool) keepFor(m *machine, g *guest) {
 	pl.kept = append(pl.kept, m)
 }
 
-// empty keeps a machine of another size free of more tasks where that makes room for one of the size that
-// g waits for: as soon as it is idle, it goes. It is one without people, who stay for days, and the one with
-// the fewest tasks.
+// empty keeps machines of other sizes free of more tasks where that makes room for one of the size that g
+// waits for: those that makeRoom will take; else, of those that would do, one without people, who stay for
+// days, and with the fewest tasks. As soon as it is idle, it goes.
 func (p *planner) empty(pl *pool, g *guest) {
-	if g.Size == "" || g.kept != nil || p.leaving(pl, g.blocker) {
+	if g.Size == "" || g.kept != nil {
 		return
 	}
+	one, full := toVec(g.size.Resources), g.blocker == hostsFull
 	others, _ := p.keptForOthers(pl)
 	left := toVec(p.s.Capacity).plus(p.total, -1).plus(others, -1)
+	soon := left
+	for _, m := range pl.machines {
+		if m.destroyed || m.State == dspool.Destroying {
+			if soon = soon.plus(m.total, 1); !full || one.fits(soon) {
+				return // it leaves room enough
+			}
+		}
+	}
+	if way := p.inTheWay(pl, pl.starved); len(way) > 0 {
+		for _, m := range way {
+			if m.usable && m.kept == nil {
+				pl.keepFor(m, g)
+			}
+		}
+		return
+	}
 	var best *machine
 	for _, m := range pl.ready.all {
 		switch {
-		case m.sessions > 0 || m.kept != nil:
-		case g.blocker == hostsFull && !toVec(g.size.Resources).fits(left.plus(m.total, 1)):
-		case best == nil || cmp.Or(cmp.Compare(best.fill, m.fill), longestIdle(m, best)) < 0:
+		case m.sessions > 0 || !m.busy || m.kept != nil:
+		case full && !one.fits(left.plus(m.total, 1)):
+		case best == nil || m.fill > best.fill:
 			best = m
 		}
 	}
-	if best == nil {
-		return
-	}
-	pl.keepFor(best, g)
-	if best.busy {
+	if best != nil {
+		pl.keepFor(best, g)
 		g.kept = best
 	}
 }

@@ -102,6 +102,9 @@ func (w *world) settled(before plan.Snapshot) {
 	if slices.ContainsFunc(first.Waiting, func(x plan.Waiting) bool { return strings.Contains(x.Reason, "reserved") }) {
 		p.Place = nil // it is another user's turn, perhaps with less than was kept for the first
 	}
+	if slices.ContainsFunc(first.Create, func(c plan.Create) bool { return c.Size.Name != w.pool(c.Pool).Sizes[0].Name }) {
+		p.Create = nil // the machine is smaller than one that was kept for the pool's min, which it fills
+	}
 	// A reservation may move when that user's turn comes, and what was placed ahead there with it.
 	p.Recall = slices.DeleteFunc(p.Recall, func(x plan.Recall) bool { return strings.Contains(x.Reason, "is reserved for") })
 	if len(p.Create)+len(p.Destroy)+len(p.Place)+len(p.Recall)+len(p.Seat)+len(p.Close) > 0 {
