@@ -226,7 +226,8 @@ func (p *planner) leaving(pl *pool, why blocker) bool {
 	})
 }
 
-// inTheWay returns the idle machines that must go for one that is needed.
+// inTheWay returns the idle machines that must go for one that is needed; none where the hosts would have no
+// room for it all the same.
 func (p *planner) inTheWay(pl *pool, need *need) []*machine {
 	var list []*machine
 	for _, o := range p.pools {
@@ -239,12 +240,12 @@ func (p *planner) inTheWay(pl *pool, need *need) []*machine {
 	}
 	list = slices.DeleteFunc(list, func(m *machine) bool { return m.destroyed })
 	slices.SortFunc(list, longestIdle)
-	if need.blocker != hostsFull {
-		return list[:min(1, len(list))]
-	}
 	one := toVec(need.size.Resources)
 	others, _ := p.keptForOthers(pl)
 	left := toVec(p.s.Capacity).plus(p.total, -1).plus(others, -1)
+	if need.blocker != hostsFull && one.fits(left) {
+		return list[:min(1, len(list))]
+	}
 	for i, m := range list {
 		if left = left.plus(m.total, 1); !one.fits(left) {
 			continue

@@ -275,13 +275,13 @@ func (p *planner) empty(pl *pool, g *guest) {
 	if g.Size == "" || g.kept != nil {
 		return
 	}
-	one, full := toVec(g.size.Resources), g.blocker == hostsFull
+	one := toVec(g.size.Resources)
 	others, _ := p.keptForOthers(pl)
 	left := toVec(p.s.Capacity).plus(p.total, -1).plus(others, -1)
 	soon := left
 	for _, m := range pl.machines {
 		if m.destroyed || m.State == dspool.Destroying {
-			if soon = soon.plus(m.total, 1); !full || one.fits(soon) {
+			if soon = soon.plus(m.total, 1); one.fits(soon) {
 				return // it leaves room enough
 			}
 		}
@@ -298,7 +298,7 @@ func (p *planner) empty(pl *pool, g *guest) {
 	for _, m := range pl.ready.all {
 		switch {
 		case m.sessions > 0 || !m.busy || m.kept != nil:
-		case full && !one.fits(left.plus(m.total, 1)):
+		case !one.fits(left.plus(m.total, 1)):
 		case best == nil || m.fill > best.fill:
 			best = m
 		}
