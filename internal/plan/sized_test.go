@@ -76,6 +76,13 @@ func TestSizesThatPeopleAskFor(t *testing.T) {
 			 wake in 9m0s`,
 		},
 		{
+			"but not where the hosts would have no room all the same",
+			host(with(snapshot(mixed(most(2)), []plan.Machine{box(1, smallBox), box(2)}), guest(1, "ada", 9, on("batch-2")), guest(2, "bob", 8, asks("big"))), res(6, 64)),
+			`session 2 is number 1: waits for a machine of size big; pool batch is at its max of 2 machines: 1 busy, 1 of another size
+			 note batch: pool batch is at its max of 2 machines
+			 wake in 10m0s`,
+		},
+		{
 			"also where tasks could use it",
 			with(snapshot(mixed(most(1)), []plan.Machine{box(1, smallBox)}, job(7, "zoe", 1)), guest(1, "ada", 9, asks("big"))),
 			`destroy batch-1: makes room for a machine of size big in pool batch, for which ada waits
