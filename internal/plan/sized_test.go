@@ -83,7 +83,7 @@ func TestSizesThatPeopleAskFor(t *testing.T) {
 			 wake in 10m0s`,
 		},
 		{
-			"also where tasks could use it",
+			"it makes room also where tasks could use it",
 			with(snapshot(mixed(most(1)), []plan.Machine{box(1, smallBox)}, job(7, "zoe", 1)), guest(1, "ada", 9, asks("big"))),
 			`destroy batch-1: makes room for a machine of size big in pool batch, for which ada waits
 			 session 1 is number 1: waits for a machine of size big; pool batch is at its max of 1 machine: 1 being removed
