@@ -44,7 +44,7 @@ const (
 const password = "correct horse battery"
 
 // people are the users beside those of the example; every test says whose story it is.
-var people = []string{"ada", "grace", "bob", "carol", "dave", "erin", "frank", "heidi", "ivan"}
+var people = []string{"ada", "grace", "bob", "carol", "dave", "erin", "frank", "heidi", "ivan", "kim", "lee"}
 
 // world is one server with its state directory.
 type world struct {
