@@ -102,6 +102,11 @@ func TestRequestsInARowAreAllAnswered(t *testing.T) {
 	for name, cut := range map[string]int{"at once": 1 << 20, "byte by byte": 1, "in parts": 7} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			w := &world{t: t, addr: serveOn(t, drip{l, cut}, w.door.Handler(), nil)}
 			text := "GET /a HTTP/1.1\r\nHost: x\r\n\r\n" +
 				"POST /b HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nGET /" +
 				"\r\nPUT /c HTTP/1.1\r\nHost: x\r\nX-Long: " + long + "\r\nContent-Length: 9000\r\n\r\n" + long +
@@ -134,6 +139,24 @@ func TestRequestsInARowAreAllAnswered(t *testing.T) {
 		})
 	}
 }
+
+// drip reads of its connections no more at once than that many bytes.
+type drip struct {
+	net.Listener
+	most int
+}
+
+func (d drip) Accept() (net.Conn, error) {
+	c, err := d.Listener.Accept()
+	return drop{c, d.most}, err
+}
+
+type drop struct {
+	net.Conn
+	most int
+}
+
+func (d drop) Read(p []byte) (int, error) { return d.Conn.Read(p[:min(len(p), d.most)]) }
 
 func TestAHeadHasALimit(t *testing.T) {
 	t.Parallel()

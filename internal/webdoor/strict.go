@@ -125,8 +125,8 @@ func (s *strictConn) fill() error {
 
 // head looks for the end of a head and judges it; false asks for more.
 func (s *strictConn) head() bool {
-	for len(s.buf) > 0 && s.scanned == 0 && bytes.HasPrefix(s.buf, []byte("\r\n")) {
-		s.buf = s.buf[2:] // before a request line (RFC 9112 section 2.2)
+	for bytes.HasPrefix(s.buf, []byte("\r\n")) { // before a request line (RFC 9112 section 2.2)
+		s.buf, s.scanned = s.buf[2:], 0
 	}
 	from := max(0, s.scanned-3)
 	end := bytes.Index(s.buf[from:], []byte("\r\n\r\n"))

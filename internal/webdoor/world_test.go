@@ -66,6 +66,11 @@ func serve(t *testing.T, h http.Handler, config *tls.Config) string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return serveOn(t, l, h, config)
+}
+
+func serveOn(t *testing.T, l net.Listener, h http.Handler, config *tls.Config) string {
+	t.Helper()
 	s := webdoor.NewServer(h, slog.New(slog.DiscardHandler))
 	ended := make(chan struct{})
 	go func() {
