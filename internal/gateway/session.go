@@ -31,7 +31,7 @@ type session struct {
 	exitMu     sync.Mutex
 	exited     chan struct{} // closed when an exit status was seen or made
 	gate       gate
-	begun      atomic.Bool
+	begun      sync.Once
 	running    chan struct{} // closed when the machine was asked to run something, or never will be
 }
 
@@ -196,9 +196,7 @@ func (s *session) pass(far ssh.Channel, req *ssh.Request) {
 
 // begin lets the end of what the person sends pass to the machine.
 func (s *session) begin() {
-	if s.begun.CompareAndSwap(false, true) {
-		close(s.running)
-	}
+	s.begun.Do(func() { close(s.running) })
 }
 
 // admit says whether the login permits a request, and what becomes of it.
