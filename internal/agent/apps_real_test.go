@@ -218,7 +218,8 @@ func TestRealApps(t *testing.T) {
 		hub := m.pidOf("python3 -m http.server " + strconv.Itoa(r.Port))
 		must(t, syscall.Kill(hub, syscall.SIGKILL))
 		again := s.app(1, 16, "running again", func(r api.AppReport) bool {
-			return running(r) && len(m.find("python3 -m http.server "+strconv.Itoa(r.Port))) == 1 && m.pidOf("python3 -m http.server "+strconv.Itoa(r.Port)) != hub
+			pids := m.find("python3 -m http.server " + strconv.Itoa(r.Port))
+			return running(r) && len(pids) == 1 && pids[0] != hub
 		})
 		if _, err := m.get(again.Port, "/"); err != nil {
 			t.Error(err)

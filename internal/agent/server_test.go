@@ -356,10 +356,13 @@ func (s *server) setFault(f func(r *http.Request, body []byte) int) {
 func (s *server) await(what string, ok func() bool) {
 	s.t.Helper()
 	late := time.After(waitLimit)
-	for {
+	look := func() (bool, <-chan struct{}) {
 		s.mu.Lock()
-		done, changed := ok(), s.changed
-		s.mu.Unlock()
+		defer s.mu.Unlock() // also where ok ends the test
+		return ok(), s.changed
+	}
+	for {
+		done, changed := look()
 		if done {
 			return
 		}
