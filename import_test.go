@@ -40,8 +40,9 @@ var mayImport = map[string][]string{
 
 	"internal/agent":          {"", "api", "client", "internal/provider", "internal/asuser", "internal/agent/host", "internal/agent/initd"},
 	"internal/agent/activity": {},
-	"internal/agent/host":     {"", "api", "internal/asuser", "internal/agent/activity", "internal/agent/initd"},
-	"internal/agent/initd":    {"", "api", "internal/asuser"},
+	"internal/agent/host":     {"", "api", "internal/asuser", "internal/agent/activity", "internal/agent/initd", "internal/agent/sockets"},
+	"internal/agent/initd":    {"", "api", "internal/asuser", "internal/agent/sockets"},
+	"internal/agent/sockets":  {},
 	"internal/gateway":        {"", "api", "internal/provider", "internal/webdoor", "internal/webtls"},
 	"internal/webtls":         {"", "api"},
 	"internal/webdoor":        {"", "api"},

@@ -1,14 +1,9 @@
 package host
 
 import (
-	"encoding/binary"
-	"encoding/hex"
-	"errors"
-	"fmt"
 	"net/netip"
-	"os"
-	"strconv"
-	"strings"
+
+	"github.com/dspool/dspool/internal/agent/sockets"
 )
 
 // listener is a TCP socket of this network namespace that takes connections.
@@ -17,57 +12,23 @@ type listener struct {
 	uid  int
 }
 
-// stateListen is TCP_LISTEN in /proc/net/tcp; see include/net/tcp_states.h of Linux.
-const stateListen = "0A"
-
 // listeners reads the kernel's tables: who listens, by port.
 func listeners() (map[int][]listener, error) {
-	byPort := map[int][]listener{}
-	for _, file := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
-		text, err := os.ReadFile(file)
-		if errors.Is(err, os.ErrNotExist) {
-			continue // a kernel without IPv6
-		}
-		if err != nil {
-			return nil, fmt.Errorf("read sockets: %w", err)
-		}
-		addListeners(byPort, string(text))
+	all, err := sockets.List()
+	if err != nil {
+		return nil, err
 	}
-	return byPort, nil
+	return groupByPort(all), nil
 }
 
-// addListeners takes in a table with the columns of proc_pid_net(5): the third after the number is
-// the state, and the seventh the user.
-func addListeners(byPort map[int][]listener, table string) {
-	for line := range strings.Lines(table) {
-		f := strings.Fields(line)
-		if len(f) < 8 || f[3] != stateListen {
-			continue
+func groupByPort(all []sockets.Socket) map[int][]listener {
+	list := map[int][]listener{}
+	for _, s := range all {
+		if port := int(s.Local.Port()); s.Listens {
+			list[port] = append(list[port], listener{s.Local.Addr(), s.UID})
 		}
-		at, ok := parseAddress(f[1])
-		uid, err := strconv.Atoi(f[7])
-		if !ok || err != nil {
-			continue
-		}
-		port := int(at.Port())
-		byPort[port] = append(byPort[port], listener{at.Addr(), uid})
 	}
-}
-
-// parseAddress reads an address as the kernel shows it: words of 32 bits in the order of the
-// machine, which is little endian wherever dspool runs.
-func parseAddress(s string) (netip.AddrPort, bool) {
-	host, port, ok := strings.Cut(s, ":")
-	raw, err := hex.DecodeString(host)
-	p, err2 := strconv.ParseUint(port, 16, 16)
-	if !ok || err != nil || err2 != nil || len(raw)%4 != 0 {
-		return netip.AddrPort{}, false
-	}
-	for i := 0; i < len(raw); i += 4 {
-		binary.BigEndian.PutUint32(raw[i:], binary.LittleEndian.Uint32(raw[i:]))
-	}
-	addr, ok := netip.AddrFromSlice(raw)
-	return netip.AddrPortFrom(addr.Unmap(), uint16(p)), ok
+	return list
 }
 
 // owner is whose a port is.

@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"os"
 	"testing"
+
+	"github.com/dspool/dspool/internal/agent/sockets"
 )
 
 // As a kernel of x86-64 shows it.
@@ -25,9 +27,7 @@ const (
 
 func TestWhose(t *testing.T) {
 	t.Parallel()
-	byPort := map[int][]listener{}
-	addListeners(byPort, table4)
-	addListeners(byPort, table6)
+	byPort := groupByPort(append(sockets.Parse(table4), sockets.Parse(table6)...))
 	byPort[1] = []listener{{netip.MustParseAddr("127.0.0.1"), 20001}}
 	byPort[2] = []listener{{netip.MustParseAddr("::"), 20001}, {netip.MustParseAddr("0.0.0.0"), 20002}}
 	byPort[3] = []listener{{netip.MustParseAddr("10.80.0.5"), 20001}, {netip.MustParseAddr("127.0.0.1"), 20002}}

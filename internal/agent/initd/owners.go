@@ -2,16 +2,15 @@ package initd
 
 import (
 	"bufio"
-	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/dspool/dspool/internal/agent/sockets"
 )
 
 // Whoever sends users' secrets to a port of the machine asks here first whose process has taken the
@@ -56,13 +55,13 @@ func (m *machine) serveOwners(l net.Listener) {
 		places <- struct{}{} // the rest waits in the socket's queue: an answer takes less than a millisecond
 		go func() {
 			defer func() { <-places }()
-			answerOwner(c, sockets)
+			answerOwner(c, sockets.List)
 		}()
 	}
 }
 
 // answerOwner answers one question.
-func answerOwner(c net.Conn, list func() ([]socket, error)) {
+func answerOwner(c net.Conn, list func() ([]sockets.Socket, error)) {
 	defer c.Close()
 	_ = c.SetDeadline(time.Now().Add(ownerPatience))
 	line, err := bufio.NewReaderSize(c, mostQuestion).ReadSlice('\n')
@@ -95,7 +94,7 @@ func ports(line string) (here, there uint16, ok bool) {
 // ownerOf says whose the local end of a connection is. Until a process has taken it, kernels show it as
 // root's: then it is of whoever listens, as long as it is still there afterwards, because with its
 // listener it would be gone.
-func ownerOf(local, remote netip.AddrPort, list func() ([]socket, error)) (uid int, ok bool) {
+func ownerOf(local, remote netip.AddrPort, list func() ([]sockets.Socket, error)) (uid int, ok bool) {
 	find := func() (uid int, waits bool, listeners map[int]bool) {
 		all, err := list()
 		if err != nil {
@@ -104,10 +103,10 @@ func ownerOf(local, remote netip.AddrPort, list func() ([]socket, error)) (uid i
 		uid, listeners = -1, map[int]bool{}
 		for _, s := range all {
 			switch {
-			case s.state == listens && s.local.Port() == local.Port() && (s.local.Addr().IsUnspecified() || s.local.Addr() == local.Addr()):
-				listeners[s.uid] = true
-			case s.state != listens && s.local == local && s.remote == remote:
-				uid = s.uid
+			case s.Listens && s.Local.Port() == local.Port() && (s.Local.Addr().IsUnspecified() || s.Local.Addr() == local.Addr()):
+				listeners[s.UID] = true
+			case !s.Listens && s.Local == local && s.Remote == remote:
+				uid = s.UID
 			}
 		}
 		return uid, uid == 0, listeners
@@ -124,63 +123,6 @@ func ownerOf(local, remote netip.AddrPort, list func() ([]socket, error)) (uid i
 	}
 	again, _, _ := find()
 	return uid, uid > 0 && (again == 0 || again == uid)
-}
-
-// socket is a line of the kernel's tables.
-type socket struct {
-	local, remote netip.AddrPort
-	state         string
-	uid           int
-}
-
-// listens is TCP_LISTEN in /proc/net/tcp; see include/net/tcp_states.h of Linux.
-const listens = "0A"
-
-func sockets() (list []socket, err error) {
-	for _, file := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
-		text, err := os.ReadFile(file)
-		if errors.Is(err, os.ErrNotExist) {
-			continue // a kernel without IPv6
-		}
-		if err != nil {
-			return nil, fmt.Errorf("read sockets: %w", err)
-		}
-		list = append(list, parseSockets(string(text))...)
-	}
-	return list, nil
-}
-
-// parseSockets reads a table with the columns of proc_pid_net(5).
-func parseSockets(table string) (list []socket) {
-	for line := range strings.Lines(table) {
-		f := strings.Fields(line)
-		if len(f) < 8 {
-			continue
-		}
-		local, ok1 := parseAddrPort(f[1])
-		remote, ok2 := parseAddrPort(f[2])
-		uid, err := strconv.Atoi(f[7])
-		if ok1 && ok2 && err == nil {
-			list = append(list, socket{local, remote, f[3], uid})
-		}
-	}
-	return list
-}
-
-// parseAddrPort reads an address as the kernel shows it: words of 32 bits in the order of the machine,
-// which is little endian wherever dspool runs.
-func parseAddrPort(s string) (netip.AddrPort, bool) {
-	host, port, ok := strings.Cut(s, ":")
-	raw, err := hex.DecodeString(host)
-	p, err2 := strconv.ParseUint(port, 16, 16)
-	if !ok || err != nil || err2 != nil || len(raw)%4 != 0 {
-		return netip.AddrPort{}, false
-	}
-	for i := 0; i < len(raw); i += 4 {
-		binary.BigEndian.PutUint32(raw[i:], binary.LittleEndian.Uint32(raw[i:]))
-	}
-	addr, ok := netip.AddrFromSlice(raw)
-	return netip.AddrPortFrom(addr.Unmap(), uint16(p)), ok
 }
 
 func addrOf(a net.Addr) netip.AddrPort {

@@ -6,11 +6,13 @@ import (
 	"net"
 	"os"
 	"testing"
+
+	"github.com/dspool/dspool/internal/agent/sockets"
 )
 
 // ask asks, as the gateway does, whose the connection is that question
 // names.
-func ask(t *testing.T, question string, list func() ([]socket, error)) string {
+func ask(t *testing.T, question string, list func() ([]sockets.Socket, error)) string {
 	t.Helper()
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
@@ -67,10 +69,10 @@ func TestWhoseConnectionsAre(t *testing.T) {
 		t.Run(c.claim, func(t *testing.T) {
 			t.Parallel()
 			look := 0
-			got := ask(t, "41231 , 8080\r\n", func() ([]socket, error) {
+			got := ask(t, "41231 , 8080\r\n", func() ([]sockets.Socket, error) {
 				table := c.tables[min(look, len(c.tables)-1)]
 				look++
-				return parseSockets(head + table), nil
+				return sockets.Parse(head + table), nil
 			})
 			if want := "41231 , 8080 : " + c.want + "\r\n"; got != want {
 				t.Errorf("%q, want %q", got, want)
@@ -78,7 +80,7 @@ func TestWhoseConnectionsAre(t *testing.T) {
 		})
 	}
 	for _, question := range []string{"\n", "1\n", "0,1\n", "1,65536\n", "-1,1\n", "a , b\r\n"} {
-		if got := ask(t, question, sockets); got != "0 , 0 : ERROR : INVALID-PORT\r\n" {
+		if got := ask(t, question, sockets.List); got != "0 , 0 : ERROR : INVALID-PORT\r\n" {
 			t.Errorf("%q: %q", question, got)
 		}
 	}
@@ -117,7 +119,7 @@ func TestWhoseConnectionsAreHere(t *testing.T) {
 	defer c.Close()
 	question := fmt.Sprintf("%d,%d\n", addrOf(c.RemoteAddr()).Port(), addrOf(c.LocalAddr()).Port())
 	want := fmt.Sprintf("%d , %d : USERID : OTHER : %d\r\n", addrOf(c.RemoteAddr()).Port(), addrOf(c.LocalAddr()).Port(), uid)
-	if got := ask(t, question, sockets); got != want {
+	if got := ask(t, question, sockets.List); got != want {
 		t.Errorf("while it waits: %q, want %q", got, want)
 	}
 	taken, err := l.Accept()
@@ -126,7 +128,7 @@ func TestWhoseConnectionsAreHere(t *testing.T) {
 	}
 	defer taken.Close()
 	give(taken.(*net.TCPConn))
-	if got := ask(t, question, sockets); got != want {
+	if got := ask(t, question, sockets.List); got != want {
 		t.Errorf("when it is taken: %q, want %q", got, want)
 	}
 }
