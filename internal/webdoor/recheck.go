@@ -55,7 +55,6 @@ func (d *Door) refused(ctx context.Context, to *route, r *http.Request) bool {
 			delete(ask.Header, name)
 		}
 	}
-	ask.Header.Del("Connection")
 	// As a page of the same origin asks for a picture, for which JupyterHub wants no token against forged
 	// requests; the WebSocket's own origin was looked at when it began.
 	ask.Header.Set("Sec-Fetch-Site", "same-origin")
