@@ -33,7 +33,7 @@ type App struct {
 	Session  int64    `json:"session"`
 	Machine  string   `json:"machine,omitempty"`
 	State    AppState `json:"state" enum:"waiting,starting,running,stopping,ended"`
-	Reason   string   `json:"reason,omitempty" doc:"Why it waits, or why it ended."`
+	Reason   Reason   `json:"reason,omitzero" doc:"Why it waits, or why it ended."`
 	ExitCode *int     `json:"exit_code,omitempty"`
 	// Port is where it listens on its machine: a socket there belongs to its user, by the agent's word.
 	Port    int    `json:"port,omitempty"`

@@ -26,6 +26,7 @@ type Error struct {
 	Code    Code   `json:"code"`
 	Message string `json:"message"`
 	Hint    string `json:"hint,omitempty"`
+	Reason  Reason `json:"reason,omitzero"` // of what failed long after it was asked for
 	cause   error
 }
 
@@ -49,6 +50,13 @@ func Errorf(code Code, format string, args ...any) *Error {
 func (e *Error) WithHint(format string, args ...any) *Error {
 	c := *e
 	c.Hint = fmt.Sprintf(format, args...)
+	return &c
+}
+
+// WithReason returns e with the reason that its message puts into words.
+func (e *Error) WithReason(r Reason) *Error {
+	c := *e
+	c.Reason = r
 	return &c
 }
 

@@ -11,7 +11,7 @@ type Event struct {
 	Job     int64  `json:"job,omitempty"`
 	User    string `json:"user,omitempty" doc:"Whose thing it is about; other users do not see it."`
 	Message string `json:"message" doc:"What happened."`
-	Reason  string `json:"reason,omitempty" doc:"Why."`
+	Reason  Reason `json:"reason,omitzero" doc:"Why."`
 }
 
 // OperationState is where an operation stands.

@@ -26,6 +26,7 @@ var mayImport = map[string][]string{
 
 	"internal/asuser":  {""},
 	"internal/suggest": {},
+	"internal/testkit": {""},
 	"internal/config":  {"", "api", "internal/suggest"},
 	"internal/store":   {""},
 	"internal/auth":    {""},
@@ -39,7 +40,7 @@ var mayImport = map[string][]string{
 	"internal/image":         {"", "internal/provider", "internal/suggest"},
 
 	"internal/agent":          {"", "api", "client", "internal/provider", "internal/asuser", "internal/agent/host", "internal/agent/initd"},
-	"internal/agent/activity": {},
+	"internal/agent/activity": {""},
 	"internal/agent/host":     {"", "api", "internal/asuser", "internal/agent/activity", "internal/agent/initd", "internal/agent/sockets"},
 	"internal/agent/initd":    {"", "api", "internal/asuser", "internal/agent/sockets"},
 	"internal/agent/sockets":  {},

@@ -113,7 +113,7 @@ type Job struct {
 	User       string   `json:"user"`
 	Spec       JobSpec  `json:"spec"`
 	State      JobState `json:"state" enum:"queued,running,succeeded,failed,cancelled"`
-	Reason     string   `json:"reason,omitempty" doc:"Why it waits, or how it ended."`
+	Reason     Reason   `json:"reason,omitzero" doc:"Why it waits, or how it ended."`
 	Cancelling bool     `json:"cancelling,omitempty" doc:"Cancelled, but tasks still end."`
 	Pending    IndexSet `json:"pending" doc:"Indices not placed yet."`
 	Tasks      Counts   `json:"tasks"`
@@ -169,7 +169,7 @@ type Task struct {
 	Job      int64     `json:"job"`
 	Index    int64     `json:"index"`
 	State    TaskState `json:"state" enum:"pending,assigned,running,succeeded,failed,cancelled,lost"`
-	Reason   string    `json:"reason,omitempty"`
+	Reason   Reason    `json:"reason,omitzero" doc:"Why it waits or where it is, or how it ended."`
 	Attempt  int64     `json:"attempt,omitempty" doc:"Identifier of the latest attempt."`
 	Machine  string    `json:"machine,omitempty"`
 	ExitCode *int      `json:"exit_code,omitempty" doc:"128 plus the signal's number where a signal ended it."`

@@ -54,12 +54,12 @@ type Machine struct {
 	Price        float64      `json:"price" doc:"Per hour, fixed at creation."`
 	Image        string       `json:"image"`
 	State        MachineState `json:"state" enum:"creating,starting,ready,stopped,destroying,gone,failed"`
-	Reason       string       `json:"reason" doc:"Why it was made or, once it goes, why it goes."`
-	Failure      string       `json:"failure,omitempty" doc:"What went wrong with it."`
+	Reason       Reason       `json:"reason,omitzero" doc:"Why it was made or, once it goes, why it goes."`
+	Failure      Reason       `json:"failure,omitzero" doc:"What went wrong with it."`
 	Cordoned     bool         `json:"cordoned,omitempty" doc:"Takes no new claims."`
 	DrainBy      *Time        `json:"drain_by,omitempty" doc:"Draining: it goes when nothing lives on it, or then."`
 	Health       Health       `json:"health" enum:"unknown,healthy,unhealthy"`
-	HealthReason string       `json:"health_reason,omitempty"`
+	HealthReason Reason       `json:"health_reason,omitzero"`
 	Address      string       `json:"address,omitempty"`
 	Used         Resources    `json:"used" doc:"Sum of its claims."`
 	Claims       int          `json:"claims"`

@@ -3,6 +3,7 @@ package dspool
 import (
 	"regexp"
 	"strconv"
+	"strings"
 )
 
 var namePattern = regexp.MustCompile(`^[a-z][a-z0-9-]{0,30}[a-z0-9]$|^[a-z]$`)
@@ -52,4 +53,19 @@ func Quote(s string) string {
 		return strconv.QuoteToASCII(s[:most]) + "…"
 	}
 	return strconv.QuoteToASCII(s)
+}
+
+// Clip bounds what a machine or a program may make us store and print: neither long nor with characters that
+// move a terminal's cursor or turn the text around.
+func Clip(s string) string {
+	const most = 500
+	if len(s) > most {
+		s = s[:most] + "…"
+	}
+	return strings.Map(func(r rune) rune {
+		if CheckTitle("", string(r)) != nil {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(s, ""))
 }

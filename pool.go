@@ -105,7 +105,7 @@ type Image struct {
 	Recipe string     `json:"recipe" doc:"Path of the recipe file on the server's host."`
 	Key    string     `json:"key,omitempty" doc:"Hash of everything the image is built from."`
 	State  ImageState `json:"state" enum:"missing,building,ready,failed"`
-	Reason string     `json:"reason,omitempty"`
+	Reason Reason     `json:"reason,omitzero" doc:"Why it is not there."`
 	Bytes  int64      `json:"bytes,omitempty"`
 	Built  *Time      `json:"built,omitempty"`
 }

@@ -1,6 +1,7 @@
 package dspool
 
 import (
+	"encoding/json"
 	"slices"
 	"strconv"
 	"strings"
@@ -47,17 +48,42 @@ type Viewer struct {
 	Admin bool
 }
 
+// Why makes a reason.
+func Why(code ReasonCode, p ReasonParams) Reason { return Reason{Code: code, ReasonParams: p} }
+
 // IsZero says whether there is no reason.
 func (r Reason) IsZero() bool { return r.Code == "" }
+
+// Known says whether the code has a sentence.
+func (r Reason) Known() bool { return sentences[r.Code].pattern != "" }
 
 // Equal compares codes and parameters, not sentences.
 func (r Reason) Equal(o Reason) bool {
 	return r.Code == o.Code && r.ReasonParams == o.ReasonParams && slices.EqualFunc(r.Because, o.Because, Reason.Equal)
 }
 
+// UnmarshalJSON also reads a sentence, as versions before reasons were data wrote it.
+func (r *Reason) UnmarshalJSON(b []byte) error {
+	var text string
+	if len(b) > 0 && b[0] == '"' {
+		err := json.Unmarshal(b, &text)
+		if *r = (Reason{}); text != "" {
+			*r = Why(WhyRecorded, ReasonParams{Detail: text})
+		}
+		return err
+	}
+	type plain Reason
+	return json.Unmarshal(b, (*plain)(r))
+}
+
 // With returns r with the reasons behind it; those that are none are left out.
 func (r Reason) With(because ...Reason) Reason {
-	r.Because = slices.DeleteFunc(slices.Clone(because), Reason.IsZero)
+	r.Because = nil
+	for _, b := range because {
+		if !b.IsZero() {
+			r.Because = append(r.Because, b)
+		}
+	}
 	return r
 }
 
@@ -73,6 +99,18 @@ func (r Reason) Or(other Reason) Reason {
 		return other
 	}
 	return r
+}
+
+// Clipped returns r with what programs and the host said, or users chose, bounded by Clip.
+func (r Reason) Clipped() Reason {
+	for _, s := range []*string{&r.Pool, &r.Machine, &r.Size, &r.Name, &r.Terminal, &r.Detail} {
+		*s = Clip(*s)
+	}
+	because := make([]Reason, len(r.Because))
+	for i, b := range r.Because {
+		because[i] = b.Clipped()
+	}
+	return r.With(because...)
 }
 
 // Is says whether r has one of the codes.

@@ -30,6 +30,7 @@ const (
 	WhyNotJoined       ReasonCode = "not_joined"
 	WhyBeforeJoined    ReasonCode = "before_joined"
 	WhyRemovingFailed  ReasonCode = "removing_failed"
+	WhyGoes            ReasonCode = "goes"
 	WhyMachineGone     ReasonCode = "machine_gone"
 	WhyUnknownToServer ReasonCode = "unknown_to_server"
 
@@ -127,6 +128,8 @@ const (
 	WhyWaitsForTasks  ReasonCode = "waits_for_tasks"
 	WhyWaitsForSize   ReasonCode = "waits_for_size"
 	WhyPreparing      ReasonCode = "preparing"
+	WhyConnecting     ReasonCode = "connecting"
+	WhyServerRestarts ReasonCode = "server_restarts"
 	WhyOpen           ReasonCode = "open"
 	WhySessionIdle    ReasonCode = "session_idle"
 	WhyNobodyWaits    ReasonCode = "nobody_waits"
@@ -166,6 +169,15 @@ const (
 	WhyGaveUpWaiting     ReasonCode = "gave_up_waiting"
 	WhyTabClosed         ReasonCode = "tab_closed"
 	WhyWentAway          ReasonCode = "machine_went_away"
+	WhyLeavesIn          ReasonCode = "machine_leaves_in"
+	WhyLeavesLater       ReasonCode = "machine_leaves_later"
+	WhyLeavesUnused      ReasonCode = "machine_leaves_unused"
+	WhyLoggedOut         ReasonCode = "logged_out"
+	WhyLoggedOutAll      ReasonCode = "logged_out_everywhere"
+	WhyLoggedInAnew      ReasonCode = "logged_in_anew"
+	WhyEndedElsewhere    ReasonCode = "ended_elsewhere"
+	WhyCodeTwice         ReasonCode = "code_shown_twice"
+	WhyPasswordChanged   ReasonCode = "password_changed"
 	WhyWrongPassword     ReasonCode = "wrong_password"
 	WhyRefusedInBrowser  ReasonCode = "refused_in_browser"
 	WhyStated            ReasonCode = "stated"
@@ -194,6 +206,7 @@ const (
 	WhyPoolProblem    ReasonCode = "pool_problem"
 	WhyMachineProblem ReasonCode = "machine_problem"
 	WhyProviderSilent ReasonCode = "provider_silent"
+	WhyHubFails       ReasonCode = "jupyterhub_fails"
 
 	// WhyRecorded is that of a row from before reasons were data.
 	WhyRecorded ReasonCode = "recorded"
@@ -245,6 +258,7 @@ var sentences = map[ReasonCode]sentence{
 	WhyNotJoined:       {"it did not join within {within}", doServerLog},
 	WhyBeforeJoined:    {"{first}, before it joined", doServerLog},
 	WhyRemovingFailed:  {"removing it failed {count?once|# times}[: {detail}]", doServerLog + " It is tried again."},
+	WhyGoes:            {"its machine goes", ""},
 	WhyMachineGone:     {"its machine {machine} is gone[: {because:; }]", "Submit it again, or log in again for another machine."},
 	WhyUnknownToServer: {"the server does not know it any more", ""},
 
@@ -337,6 +351,8 @@ var sentences = map[ReasonCode]sentence{
 	WhyWaitsForTasks:  {"{first}; waits for tasks on machine {machine} to end", doWait},
 	WhyWaitsForSize:   {"waits for a machine of size {size}; {first}", doWait},
 	WhyPreparing:      {"preparing {machine}", ""},
+	WhyConnecting:     {"connecting to {machine}", ""},
+	WhyServerRestarts: {"the server restarts, please wait", ""},
 	WhyOpen:           {"{machine}", ""},
 	WhySessionIdle:    {"nobody was connected and nothing of it lived for {within}", "To keep one longer: `dspool session keep`, or leave something running."},
 	WhyNobodyWaits:    {"nobody waits for it any more", ""},
@@ -360,7 +376,7 @@ var sentences = map[ReasonCode]sentence{
 	WhyMayRunCell:    {"a kernel of {name} may run a cell: its server does not answer", ""},
 	WhyKilledSome:    {"[{first}; ]out of memory (limit {bytes}): the kernel killed a process", doMore},
 
-	WhySessionEndsNotice: {"this session ends: {first}", doLogIn},
+	WhySessionEndsNotice: {"this session ends[: {first}]", doLogIn},
 	WhyMachineLeaves:     {"{machine} is being removed: {first}; your files are safe, log in again for another machine", doLogIn},
 	WhyAccountRemoved:    {"this account has been removed", ""},
 	WhyWebLoginEnded:     {"this browser's login at the portal has ended", doLogIn},
@@ -374,12 +390,21 @@ var sentences = map[ReasonCode]sentence{
 	WhyGaveUpWaiting:     {"gave up waiting", ""},
 	WhyTabClosed:         {"the browser's last tab of it was closed", ""},
 	WhyWentAway:          {"its machine went away", doLogIn},
+	WhyLeavesIn:          {"{machine} will be removed in at most {within} ({first}). To put it off: dspool session keep", "`dspool session keep`."},
+	WhyLeavesLater:       {"{machine} will be removed in more than a day ({first}). To put it off: dspool session keep", "`dspool session keep`."},
+	WhyLeavesUnused:      {"{machine} will be removed once nobody uses it ({first})", ""},
+	WhyLoggedOut:         {"logged out", doLogIn},
+	WhyLoggedOutAll:      {"logged out everywhere", doLogIn},
+	WhyLoggedInAnew:      {"logged in anew", ""},
+	WhyEndedElsewhere:    {"ended from another browser", doLogIn},
+	WhyCodeTwice:         {"JupyterHub was shown a code of it twice", "Log in again; somebody else may have seen an address of yours."},
+	WhyPasswordChanged:   {"the password was changed", doLogIn},
 	WhyWrongPassword:     {"wrong password", ""},
 	WhyRefusedInBrowser:  {"refused in the browser", ""},
 	WhyStated:            {"{detail}", ""},
 
 	WhyAppReplaced:    {"another was started in its place", ""},
-	WhyAppUnwanted:    {"it was not wanted any more", ""},
+	WhyAppUnwanted:    {"it was stopped", ""},
 	WhyAppStopped:     {"stopped[ by {by}]", ""},
 	WhyAppSlow:        {"it did not listen on its port within {within}", doAppLog},
 	WhyAppForeign:     {"somebody else's process (user id {count}) listens on its port {port}", "Start it again: it gets another port."},
@@ -388,8 +413,8 @@ var sentences = map[ReasonCode]sentence{
 	WhyAppMute:        {"nothing listened on its port {port} for {within}", doAppLog},
 	WhyAppAgain:       {"{first}; it is started again", doAppLog},
 	WhyAppSelf:        {"it ended by itself", doAppLog},
-	WhySessionEnded:   {"its session ended: {first}", ""},
-	WhySessionEnds:    {"its session ends: {first}", ""},
+	WhySessionEnded:   {"its session ended[: {first}]", ""},
+	WhySessionEnds:    {"its session ends[: {first}]", ""},
 	WhyAppBefore:      {"ending the {name} before", ""},
 	WhyAppStarting:    {"starting {name} on {machine}", ""},
 	WhyAppEnding:      {"ending {name}", ""},
@@ -399,6 +424,7 @@ var sentences = map[ReasonCode]sentence{
 
 	WhyPoolProblem:    {"pool {pool}: {first}", "`dspool pool show POOL`."},
 	WhyMachineProblem: {"machine {machine} is unhealthy[: {first}]", "`dspool machine show MACHINE`."},
+	WhyHubFails:       {"JupyterHub cannot be run[: {detail}]", doServerLog},
 	WhyProviderSilent: {"the provider cannot be asked for its machines, and until it can nothing is concluded from what it said before[: {detail}]", doServerLog},
 
 	WhyRecorded: {"recorded by an earlier version[: {detail}]", ""},

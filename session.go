@@ -32,12 +32,12 @@ type Session struct {
 	Size        string       `json:"size,omitempty" doc:"The size of machine that was asked for; empty takes any of the pool's."`
 	Machine     string       `json:"machine,omitempty"`
 	State       SessionState `json:"state" enum:"waiting,placed,open,closing,closed"`
-	Reason      string       `json:"reason,omitempty" doc:"Why it waits, or why it ended."`
+	Reason      Reason       `json:"reason,omitzero" doc:"Why it waits, or why it ended."`
 	Position    int          `json:"position,omitempty" doc:"Place in the queue while it waits, from 1."`
 	Request     Resources    `json:"request" doc:"What it holds of its machine."`
 	Connections int          `json:"connections"`
 	Active      bool         `json:"active" doc:"Whether anything of it lives, by the agent's verdict."`
-	Activity    string       `json:"activity,omitempty" doc:"The reason of that verdict."`
+	Activity    Reason       `json:"activity,omitzero" doc:"The reason of that verdict."`
 	LastActive  Time         `json:"last_active"`
 	KeepUntil   *Time        `json:"keep_until,omitempty" doc:"Somebody asked not to end it before then."`
 	Created     Time         `json:"created"`
@@ -63,6 +63,7 @@ type Connection struct {
 	Protocol Protocol `json:"protocol" enum:"ssh,web,tcp"`
 	From     string   `json:"from" doc:"Address and port of the other end."`
 	Auth     string   `json:"auth" doc:"How the user proved who they are, such as \"key SHA256:…\" or \"password\"."`
+	Login    string   `json:"login,omitempty" doc:"The login at the portal by which it came; it ends with that."`
 	BytesIn  int64    `json:"bytes_in" doc:"From the user."`
 	BytesOut int64    `json:"bytes_out"`
 	Started  Time     `json:"started"`

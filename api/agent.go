@@ -54,7 +54,7 @@ type SessionDirective struct {
 	Motd    string           `json:"motd,omitempty" doc:"Greets the user's terminals."`
 	Apps    []AppDirective   `json:"apps,omitempty" doc:"All that are to run in it; one that is not named is ended."`
 	Close   bool             `json:"close,omitempty" doc:"End everything of the user's on this machine that is no attempt."`
-	Reason  string           `json:"reason,omitempty"`
+	Reason  dspool.Reason    `json:"reason,omitzero" doc:"Why, as the user reads it."`
 }
 
 // AppDirective is the wish for one app of a session. It is idempotent by its identifier: another start
@@ -90,12 +90,12 @@ type Link struct {
 
 // AttemptDirective is the wish for one attempt. It is idempotent by its identifier.
 type AttemptDirective struct {
-	ID     int64  `json:"id"`
-	Job    int64  `json:"job"`
-	Index  int64  `json:"index"`
-	Cancel bool   `json:"cancel,omitempty" doc:"End it, or never start it."`
-	Recall bool   `json:"recall,omitempty" doc:"With Cancel: only if it has not started; a started one runs on."`
-	Reason string `json:"reason,omitempty" doc:"Why it is cancelled."`
+	ID     int64         `json:"id"`
+	Job    int64         `json:"job"`
+	Index  int64         `json:"index"`
+	Cancel bool          `json:"cancel,omitempty" doc:"End it, or never start it."`
+	Recall bool          `json:"recall,omitempty" doc:"With Cancel: only if it has not started; a started one runs on."`
+	Reason dspool.Reason `json:"reason,omitzero" doc:"Why it is cancelled, as its user reads it."`
 }
 
 // TaskSpec is what all attempts of a job have in common.
@@ -118,7 +118,7 @@ type Report struct {
 	Attempts []AttemptReport `json:"attempts,omitempty"`
 	Sessions []SessionReport `json:"sessions,omitempty"`
 	Health   dspool.Health   `json:"health"`
-	Reason   string          `json:"reason,omitempty"`
+	Reason   dspool.Reason   `json:"reason,omitzero" doc:"Why it is unhealthy."`
 }
 
 // AttemptReport says how far an attempt came. Reporting twice changes nothing.
@@ -126,7 +126,7 @@ type AttemptReport struct {
 	ID       int64            `json:"id"`
 	State    dspool.TaskState `json:"state" enum:"running,succeeded,failed,cancelled"`
 	ExitCode *int             `json:"exit_code,omitempty"`
-	Reason   string           `json:"reason,omitempty" doc:"Such as \"out of memory (limit 1 GiB)\"."`
+	Reason   dspool.Reason    `json:"reason,omitzero" doc:"How it ended."`
 	Started  *dspool.Time     `json:"started,omitempty"`
 	Ended    *dspool.Time     `json:"ended,omitempty"`
 }
@@ -136,11 +136,11 @@ type SessionReport struct {
 	ID    int64               `json:"id"`
 	State dspool.SessionState `json:"state" enum:"open,closed"`
 	// Failed says why the session cannot be opened; State is then closed.
-	Failed string `json:"failed,omitempty"`
+	Failed dspool.Reason `json:"failed,omitzero"`
 	// Active and Activity are one verdict from all signals: terminals with recent input, processes that use
 	// the CPU, detached tmux, background processes.
-	Active   bool   `json:"active,omitempty"`
-	Activity string `json:"activity,omitempty" doc:"Such as \"python3 uses 97 % of a cpu\"."`
+	Active   bool          `json:"active,omitempty"`
+	Activity dspool.Reason `json:"activity,omitzero"`
 
 	Apps []AppReport `json:"apps,omitempty" doc:"Every app that was directed and is not forgotten."`
 }
@@ -151,5 +151,5 @@ type AppReport struct {
 	State    dspool.AppState `json:"state" enum:"starting,running,ended"`
 	Port     int             `json:"port,omitempty" doc:"While running: a listening socket there belongs to the user."`
 	ExitCode *int            `json:"exit_code,omitempty"`
-	Reason   string          `json:"reason,omitempty" doc:"Such as its last words."`
+	Reason   dspool.Reason   `json:"reason,omitzero" doc:"How it ended, with its last words."`
 }

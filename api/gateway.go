@@ -91,8 +91,8 @@ type WebCertificate struct {
 
 // Notice is a text for the person behind a connection.
 type Notice struct {
-	Connection string `json:"connection"`
-	Text       string `json:"text"`
+	Connection string        `json:"connection"`
+	Reason     dspool.Reason `json:"reason" doc:"As the connection's user reads it."`
 }
 
 // Trust says which user certificates count.
@@ -136,6 +136,7 @@ type Identity struct {
 	UID   int    `json:"uid"`
 	Admin bool   `json:"admin,omitempty"`
 	Auth  string `json:"auth" doc:"For connections and events, such as \"key SHA256:…\"."`
+	Login string `json:"login,omitempty" doc:"The login at the portal, where it was by one."`
 }
 
 // OpenSession asks for the user's session, and holds on until it can be used.
@@ -148,13 +149,14 @@ type OpenSession struct {
 	Protocol   dspool.Protocol `json:"protocol"`
 	From       string          `json:"from"`
 	Auth       string          `json:"auth"`
+	Login      string          `json:"login,omitempty" doc:"The login at the portal by which it came."`
 }
 
 // SessionStep is how far opening a session has come.
 type SessionStep struct {
-	Session  int64  `json:"session,omitempty"`
-	Message  string `json:"message" doc:"For the person who waits, such as \"starting lab-3\"."`
-	Position int    `json:"position,omitempty"`
+	Session  int64         `json:"session,omitempty"`
+	Reason   dspool.Reason `json:"reason" doc:"For the person who waits."`
+	Position int           `json:"position,omitempty"`
 	// Estimate is how long it should still take, from past starts; 0 is unknown.
 	Estimate dspool.Duration `json:"estimate,omitempty"`
 	Ready    *MachineAccess  `json:"ready,omitempty"`
@@ -191,11 +193,11 @@ type WebConnection struct {
 
 // ConnectionReport says how a connection stands.
 type ConnectionReport struct {
-	ID        string      `json:"id"`
-	Session   int64       `json:"session"`
-	BytesIn   int64       `json:"bytes_in"`
-	BytesOut  int64       `json:"bytes_out"`
-	LastInput dspool.Time `json:"last_input" doc:"When the person last typed or sent something."`
-	Ended     bool        `json:"ended,omitempty"`
-	Why       string      `json:"why,omitempty"`
+	ID        string        `json:"id"`
+	Session   int64         `json:"session"`
+	BytesIn   int64         `json:"bytes_in"`
+	BytesOut  int64         `json:"bytes_out"`
+	LastInput dspool.Time   `json:"last_input" doc:"When the person last typed or sent something."`
+	Ended     bool          `json:"ended,omitempty"`
+	Why       dspool.Reason `json:"why,omitzero"`
 }

@@ -106,7 +106,7 @@ type Status struct {
 	QueuedTasks  int64             `json:"queued_tasks"`
 	RunningTasks int64             `json:"running_tasks"`
 	Defaults     map[string]string `json:"defaults"`
-	Problems     []string          `json:"problems" doc:"What an administrator should look at."`
+	Problems     []dspool.Reason   `json:"problems" doc:"What an administrator should look at."`
 }
 
 // HostStatus says how much of the hosts is taken by machines.
@@ -146,12 +146,12 @@ type ApplyResult struct {
 // PoolStatus is a pool with what stands in it now.
 type PoolStatus struct {
 	dspool.Pool
-	Machines int    `json:"machines"`
-	Ready    int    `json:"ready"`
-	Idle     int    `json:"idle"`
-	Queued   int64  `json:"queued" doc:"Tasks not placed."`
-	Running  int64  `json:"running" doc:"Tasks placed."`
-	Note     string `json:"note,omitempty" doc:"Why it does not grow, when it should."`
+	Machines int           `json:"machines"`
+	Ready    int           `json:"ready"`
+	Idle     int           `json:"idle"`
+	Queued   int64         `json:"queued" doc:"Tasks not placed."`
+	Running  int64         `json:"running" doc:"Tasks placed."`
+	Note     dspool.Reason `json:"note,omitzero" doc:"Why it does not grow, when it should."`
 }
 
 // ResizeRequest changes a pool's numbers; what is absent stays.

@@ -14,9 +14,9 @@ func TestStepsOfAnAppGoOnOverBrokenConnections(t *testing.T) {
 	var asked atomic.Int64
 	c := serve(t, func(w http.ResponseWriter, _ *http.Request) {
 		n := asked.Add(1)
-		fmt.Fprintf(w, "{\"message\":\"step %d\"}\n\n", n)
+		fmt.Fprintf(w, "{\"reason\":{\"code\":\"stated\",\"text\":\"step %d\"}}\n\n", n)
 		if n == 3 {
-			fmt.Fprintln(w, `{"message":"jupyter runs on lab-1","ready":{"machine":"lab-1","address":"192.0.2.1:40001","host_keys":[]}}`)
+			fmt.Fprintln(w, `{"reason":{"code":"app_runs","text":"jupyter runs on lab-1"},"ready":{"machine":"lab-1","address":"192.0.2.1:40001","host_keys":[]}}`)
 			return
 		}
 		fmt.Fprint(w, `{"mess`) // breaks inside a line
@@ -28,7 +28,7 @@ func TestStepsOfAnAppGoOnOverBrokenConnections(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got = append(got, st.Message)
+		got = append(got, st.Reason.Text)
 	}
 	if fmt.Sprint(got) != "[step 1 step 2 step 3 jupyter runs on lab-1]" {
 		t.Errorf("got %q", got)

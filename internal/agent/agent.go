@@ -55,7 +55,7 @@ type Config struct {
 	// Enrolled is called when the token is used up.
 	Enrolled func()
 	// Check says how the machine is; nil checks nothing but the Executor.
-	Check      func() (dspool.Health, string)
+	Check      func() (dspool.Health, dspool.Reason)
 	CheckEvery time.Duration // 5 s unless set
 	LookEvery  time.Duration // at what lives in sessions; 5 s unless set
 	// Dial reaches the server; nil is TCP.
@@ -106,7 +106,7 @@ type Host interface {
 	// ForgetApps drops apps that have ended.
 	ForgetApps(ctx context.Context, ids []int64) error
 	// Health says whether logins work.
-	Health(ctx context.Context) (dspool.Health, string)
+	Health(ctx context.Context) (dspool.Health, dspool.Reason)
 }
 
 // Agent is one machine's agent.
@@ -124,7 +124,7 @@ type Agent struct {
 
 	healthMu sync.Mutex
 	health   dspool.Health
-	reason   string
+	reason   dspool.Reason
 	changed  chan struct{} // health did
 }
 
@@ -146,7 +146,7 @@ func New(cfg Config) *Agent {
 		cfg.Host = noHost{}
 	}
 	if cfg.Check == nil {
-		cfg.Check = func() (dspool.Health, string) { return dspool.Healthy, "" }
+		cfg.Check = func() (dspool.Health, dspool.Reason) { return dspool.Healthy, dspool.Reason{} }
 	}
 	return &Agent{cfg: cfg, log: cfg.Log, health: dspool.Healthy, changed: make(chan struct{}, 1)}
 }

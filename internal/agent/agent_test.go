@@ -19,6 +19,7 @@ import (
 	"github.com/dspool/dspool/internal/agent"
 	"github.com/dspool/dspool/internal/agent/agenttest"
 	"github.com/dspool/dspool/internal/agent/initd"
+	"github.com/dspool/dspool/internal/testkit"
 )
 
 var _, _ agent.Executor = (*initd.Client)(nil), (*agenttest.Machine)(nil)
@@ -69,7 +70,7 @@ func TestLifeOfAttempts(t *testing.T) {
 				Job: 1, Command: strings.Fields(c.command), Request: dspool.Resources{CPUs: 1, Memory: 512 << 20}, TimeLimit: dspool.Duration(c.limit),
 			})
 			r := s.ended(1)
-			if r.State != c.state || r.ExitCode == nil || *r.ExitCode != c.code || r.Reason != c.reason {
+			if r.State != c.state || r.ExitCode == nil || *r.ExitCode != c.code || testkit.Text(r.Reason) != c.reason {
 				t.Errorf("%+v", r)
 			}
 			if started := c.code != 127; started != (r.Started != nil) || started != (r.Ended != nil) {
@@ -115,7 +116,7 @@ func TestQueueAhead(t *testing.T) {
 		return ids
 	}
 	s.cancel(6, false, "asked")
-	if r := s.ended(6); r.State != dspool.TaskCancelled || r.Started != nil || r.Reason != "asked" {
+	if r := s.ended(6); r.State != dspool.TaskCancelled || r.Started != nil || testkit.Text(r.Reason) != "asked" {
 		t.Errorf("cancelled before it started: %+v", r)
 	}
 	m.End(1, 0)
@@ -145,7 +146,7 @@ func TestQueueAhead(t *testing.T) {
 		t.Errorf("started %v", got)
 	}
 	s.cancel(4, false, "enough")
-	if r := s.ended(4); r.State != dspool.TaskCancelled || r.Started == nil || r.Reason != "enough" || *r.ExitCode != 143 {
+	if r := s.ended(4); r.State != dspool.TaskCancelled || r.Started == nil || testkit.Text(r.Reason) != "enough" || *r.ExitCode != 143 {
 		t.Errorf("cancelled while it ran: %+v", r)
 	}
 }
@@ -173,7 +174,7 @@ func TestWhatCannotRun(t *testing.T) {
 	s, m := newServer(t), agenttest.NewMachine(nil)
 	s.agent(config(s, m, t.TempDir()))
 	s.want(1, 3, "true")
-	if r := s.ended(1); r.State != dspool.TaskFailed || r.Reason != "the task asks for 3 cpu, 512 MiB and the machine has 2 cpu, 2 GiB" {
+	if r := s.ended(1); r.State != dspool.TaskFailed || testkit.Text(r.Reason) != "the task asks for 3 cpu, 512 MiB and the machine has 2 cpu, 2 GiB" {
 		t.Errorf("%+v", r)
 	}
 	s.cancel(2, false, "never mind") // known only as cancelled
@@ -323,7 +324,7 @@ func TestAgentDies(t *testing.T) {
 		}
 		first.kill()
 		s.agent(config(s, m, dir))
-		if r := s.ended(1); r.State != dspool.TaskCancelled || r.Reason != "asked" || *r.ExitCode != 137 {
+		if r := s.ended(1); r.State != dspool.TaskCancelled || testkit.Text(r.Reason) != "asked" || *r.ExitCode != 137 {
 			t.Errorf("%+v", r)
 		}
 	})
@@ -335,7 +336,7 @@ func TestAgentDies(t *testing.T) {
 		s.running(1)
 		first.kill()
 		s.agent(config(s, m, dir))
-		if r := s.ended(1); r.Reason != "time limit of 300ms exceeded" {
+		if r := s.ended(1); testkit.Text(r.Reason) != "time limit of 300ms exceeded" {
 			t.Errorf("%+v", r)
 		}
 	})
@@ -467,7 +468,7 @@ func TestInitAway(t *testing.T) {
 	s.want(2, 1, "true")
 	s.await("an unhealthy report", func() bool {
 		n := len(s.reports)
-		return n > 0 && s.reports[n-1].Health == dspool.Unhealthy && s.reports[n-1].Reason == "init does not answer"
+		return n > 0 && s.reports[n-1].Health == dspool.Unhealthy && testkit.Text(s.reports[n-1].Reason) == "init does not answer"
 	})
 	m.Break(nil)
 	s.ended(2)
@@ -480,7 +481,9 @@ func TestHeartbeat(t *testing.T) {
 	t.Parallel()
 	s, m := newServer(t), agenttest.NewMachine(nil)
 	cfg := config(s, m, t.TempDir())
-	cfg.Check = func() (dspool.Health, string) { return dspool.Unhealthy, "the disk of / is 97 % full" }
+	cfg.Check = func() (dspool.Health, dspool.Reason) {
+		return dspool.Unhealthy, dspool.Why(dspool.WhyDiskFull, dspool.ReasonParams{Count: 97})
+	}
 	s.agent(cfg)
 	s.await("a second report with health", func() bool {
 		return len(s.reports) > 1 && s.reports[len(s.reports)-1].Health == dspool.Unhealthy

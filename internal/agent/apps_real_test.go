@@ -16,6 +16,7 @@ import (
 
 	"github.com/dspool/dspool"
 	"github.com/dspool/dspool/api"
+	"github.com/dspool/dspool/internal/testkit"
 )
 
 // jupyterScript is a Jupyter server as far as the agent and users see it: it says of its kernel what
@@ -134,9 +135,11 @@ func TestRealApps(t *testing.T) {
 		}
 	})
 	t.Run("an idle server with an idle kernel is no activity, a cell that sleeps is", func(t *testing.T) {
-		s.session(1, "idle", func(r api.SessionReport) bool { return !r.Active && r.Activity == "nothing runs" })
+		s.session(1, "idle", func(r api.SessionReport) bool { return !r.Active && testkit.Text(r.Activity) == "nothing runs" })
 		must(t, os.WriteFile(m.inside("home/alice/busy"), nil, 0o644))
-		s.session(1, "a cell", func(r api.SessionReport) bool { return r.Active && r.Activity == "a kernel of jupyter runs a cell" })
+		s.session(1, "a cell", func(r api.SessionReport) bool {
+			return r.Active && testkit.Text(r.Activity) == "a kernel of jupyter runs a cell"
+		})
 		must(t, os.Remove(m.inside("home/alice/busy")))
 		s.session(1, "idle again", func(r api.SessionReport) bool { return !r.Active })
 	})
@@ -160,7 +163,7 @@ func TestRealApps(t *testing.T) {
 	})
 	t.Run("one that is not named any more is ended with what it set apart", func(t *testing.T) {
 		s.seat(alice)
-		if r := s.appEnded(11); r.Reason != "it was stopped" {
+		if r := s.appEnded(11); testkit.Text(r.Reason) != "it was stopped" {
 			t.Errorf("%+v", r)
 		}
 		if left := m.find("python3"); len(left) > 0 {
@@ -185,7 +188,7 @@ func TestRealApps(t *testing.T) {
 		s.app(1, 13, "starting", func(r api.AppReport) bool { return r.State == dspool.AppStarting })
 		s.seat(withApps(bob, api.AppDirective{ID: 21, Name: "thief", Command: []string{"sh", "-c", `
 			until [ -s /tmp/port ]; do sleep 0.01; done; exec python3 -m http.server $(cat /tmp/port)`}}))
-		if r := s.appEnded(13); !strings.HasPrefix(r.Reason, "somebody else's process (user id 20002) listens on its port ") {
+		if r := s.appEnded(13); !strings.HasPrefix(testkit.Text(r.Reason), "somebody else's process (user id 20002) listens on its port ") {
 			t.Errorf("%+v", r)
 		}
 		s.mu.Lock()
@@ -202,13 +205,13 @@ func TestRealApps(t *testing.T) {
 	})
 	t.Run("one that ends by itself leaves its last words", func(t *testing.T) {
 		s.seat(withApps(alice, api.AppDirective{ID: 14, Name: "broken", Command: []string{"python3", "-c", "import sys; print('starting'); sys.exit('no such luck')"}}))
-		if r := s.appEnded(14); !strings.HasPrefix(r.Reason, "exit code 1: ") || !strings.Contains(r.Reason, "no such luck") || *r.ExitCode != 1 {
+		if r := s.appEnded(14); !strings.HasPrefix(testkit.Text(r.Reason), "exit code 1: ") || !strings.Contains(testkit.Text(r.Reason), "no such luck") || *r.ExitCode != 1 {
 			t.Errorf("%+v", r)
 		}
 	})
 	t.Run("one that has no memory left says so", func(t *testing.T) {
 		s.seat(withApps(alice, api.AppDirective{ID: 15, Name: "eater", Command: []string{"tail", "/dev/zero"}}))
-		if r := s.appEnded(15); r.Reason != "out of memory (limit 128 MiB)" {
+		if r := s.appEnded(15); testkit.Text(r.Reason) != "out of memory (limit 128 MiB)" {
 			t.Errorf("%+v", r)
 		}
 	})
@@ -228,7 +231,7 @@ func TestRealApps(t *testing.T) {
 	t.Run("the end of the session is the end of its apps", func(t *testing.T) {
 		s.seat(closing(alice))
 		s.closed(1)
-		if r := s.appEnded(16); !strings.HasPrefix(r.Reason, "its session ended") && !strings.HasPrefix(r.Reason, "the session ended") {
+		if r := s.appEnded(16); !strings.HasPrefix(testkit.Text(r.Reason), "its session ended") && !strings.HasPrefix(testkit.Text(r.Reason), "the session ended") {
 			t.Errorf("%+v", r)
 		}
 		if dirs, _ := filepath.Glob("/sys/fs/cgroup/*/" + m.cgroup + "/dspool-slot-user-20001-*"); len(dirs) > 0 {

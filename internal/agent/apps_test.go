@@ -9,6 +9,7 @@ import (
 	"github.com/dspool/dspool/api"
 	"github.com/dspool/dspool/internal/agent/agenttest"
 	"github.com/dspool/dspool/internal/agent/host"
+	"github.com/dspool/dspool/internal/testkit"
 )
 
 func withApps(d api.SessionDirective, apps ...api.AppDirective) api.SessionDirective {
@@ -99,7 +100,7 @@ func TestLifeOfApp(t *testing.T) {
 	t.Run("one that is not named is ended, and settled", func(t *testing.T) {
 		hub := api.AppDirective{ID: 8, Name: "hub", Restart: true}
 		s.seat(withApps(d, hub))
-		if r := s.appEnded(7); r.Reason != "it was stopped" || r.ExitCode == nil {
+		if r := s.appEnded(7); testkit.Text(r.Reason) != "it was stopped" || r.ExitCode == nil {
 			t.Errorf("%+v", r)
 		}
 		appForgotten(t, m, 7)
@@ -112,7 +113,7 @@ func TestLifeOfApp(t *testing.T) {
 	})
 	t.Run("one that was stopped before it was begun is reported ended, and never begins", func(t *testing.T) {
 		s.seat(withApps(d, api.AppDirective{ID: 8, Name: "hub"}, api.AppDirective{ID: 9, Name: "last"}, api.AppDirective{ID: 10, Name: "late", Stop: true}))
-		if r := s.appEnded(10); r.Reason != "it was stopped" {
+		if r := s.appEnded(10); testkit.Text(r.Reason) != "it was stopped" {
 			t.Errorf("%+v", r)
 		}
 		if got := started(m); !slices.Equal(got, []int64{8, 9}) {
@@ -128,7 +129,7 @@ func TestLifeOfApp(t *testing.T) {
 	t.Run("the end of the session is theirs", func(t *testing.T) {
 		s.seat(closing(d))
 		r := s.closed(1)
-		if len(r.Apps) != 1 || r.Apps[0].ID != 8 || r.Apps[0].State != dspool.AppEnded || r.Apps[0].Reason != "the session ended: idle for an hour" {
+		if len(r.Apps) != 1 || r.Apps[0].ID != 8 || r.Apps[0].State != dspool.AppEnded || testkit.Text(r.Apps[0].Reason) != "its session ended: idle for an hour" {
 			t.Errorf("%+v", r.Apps)
 		}
 	})
@@ -144,9 +145,9 @@ func TestEndOfAppIsReportedUntilTheServerHasIt(t *testing.T) {
 	first.kill()
 	// It ends while no agent is there to see it.
 	code := 3
-	m.SetApp(api.AppReport{ID: 7, State: dspool.AppEnded, ExitCode: &code, Reason: "exit code 3: no such luck"})
+	m.SetApp(api.AppReport{ID: 7, State: dspool.AppEnded, ExitCode: &code, Reason: testkit.Stated("exit code 3: no such luck")})
 	s.agent(cfg)
-	if r := s.appEnded(7); *r.ExitCode != 3 || r.Reason != "exit code 3: no such luck" {
+	if r := s.appEnded(7); *r.ExitCode != 3 || testkit.Text(r.Reason) != "exit code 3: no such luck" {
 		t.Errorf("%+v", r)
 	}
 	appForgotten(t, m, 7)

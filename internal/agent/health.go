@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"strconv"
 	"strings"
@@ -26,17 +25,17 @@ func (a *Agent) watchHealth(ctx context.Context) {
 				return
 			}
 			if err != nil {
-				health, reason = dspool.Unhealthy, "init does not answer"
+				health, reason = dspool.Unhealthy, dspool.Reason{Code: dspool.WhyInitSilent}
 			} else {
 				health, reason = a.cfg.Host.Health(ctx)
 			}
 		}
 		a.healthMu.Lock()
-		changed := health != a.health || (reason == "") != (a.reason == "")
+		changed := health != a.health || reason.IsZero() != a.reason.IsZero()
 		a.health, a.reason = health, reason
 		a.healthMu.Unlock()
 		if changed {
-			a.log.Warn("the machine's health changed", "health", health, "reason", reason)
+			a.log.Warn("the machine's health changed", "health", health, "reason", reason.Code)
 			signal(a.changed)
 		}
 		if !sleep(ctx, a.cfg.CheckEvery) {
@@ -52,21 +51,21 @@ const (
 )
 
 // CheckMachine is the check of a real machine: room on its disk, and memory on its host.
-func CheckMachine() (dspool.Health, string) {
+func CheckMachine() (dspool.Health, dspool.Reason) {
 	var st unix.Statfs_t
 	if err := unix.Statfs("/", &st); err != nil {
-		return dspool.Unhealthy, fmt.Sprintf("the disk of / does not answer: %v", err)
+		return dspool.Unhealthy, dspool.Why(dspool.WhyDiskSilent, dspool.ReasonParams{Detail: err.Error()})
 	}
 	if st.Blocks > 0 {
 		// Bavail is what others than root may still write.
 		if used := 1 - float64(st.Bavail)/float64(st.Blocks-st.Bfree+st.Bavail); used > fullDisk {
-			return dspool.Unhealthy, fmt.Sprintf("the disk of / is %d %% full", int(used*100))
+			return dspool.Unhealthy, dspool.Why(dspool.WhyDiskFull, dspool.ReasonParams{Count: int64(used * 100)})
 		}
 	}
 	if total, available, err := memory(); err == nil && float64(available) < leastSpare*float64(total) {
-		return dspool.Unhealthy, fmt.Sprintf("only %s of memory are available", dspool.FormatBytes(available))
+		return dspool.Unhealthy, dspool.Why(dspool.WhyMemoryLow, dspool.ReasonParams{Bytes: available})
 	}
-	return dspool.Healthy, ""
+	return dspool.Healthy, dspool.Reason{}
 }
 
 // memory returns bytes of memory that /proc/meminfo shows, and those available.

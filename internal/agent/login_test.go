@@ -18,6 +18,7 @@ import (
 
 	"github.com/dspool/dspool"
 	"github.com/dspool/dspool/api"
+	"github.com/dspool/dspool/internal/testkit"
 )
 
 // authority signs user certificates.
@@ -136,7 +137,7 @@ func TestRealLogins(t *testing.T) {
 	}
 	hour := ca.certificate(time.Hour, "alice")
 	s.seat(alice)
-	if r := s.open(1); r.Failed != "" {
+	if r := s.open(1); testkit.Text(r.Failed) != "" {
 		t.Fatalf("%+v", r)
 	}
 
@@ -163,7 +164,7 @@ func TestRealLogins(t *testing.T) {
 		term := openTerminal(t, login(t, "alice", hour))
 		m.await("greeting", func() bool { return strings.Contains(term.out.String(), "batch-1 of pool lab\r\nwelcome\r\n") })
 		s.session(1, "active by its terminal", func(r api.SessionReport) bool {
-			return r.Active && strings.HasPrefix(r.Activity, "input on terminal pts/")
+			return r.Active && strings.HasPrefix(testkit.Text(r.Activity), "input on terminal pts/")
 		})
 	})
 	t.Run("sftp works", func(t *testing.T) {
@@ -227,11 +228,13 @@ func TestRealLogins(t *testing.T) {
 	bobs := ca.certificate(time.Hour, "bob")
 	quiet := func(what string) {
 		t.Helper()
-		s.session(2, what, func(r api.SessionReport) bool { return !r.Active && strings.HasPrefix(r.Activity, "nothing runs") })
+		s.session(2, what, func(r api.SessionReport) bool {
+			return !r.Active && strings.HasPrefix(testkit.Text(r.Activity), "nothing runs")
+		})
 	}
 	activity := func(t *testing.T, prefix string) {
 		t.Helper()
-		s.session(2, prefix, func(r api.SessionReport) bool { return r.Active && strings.HasPrefix(r.Activity, prefix) })
+		s.session(2, prefix, func(r api.SessionReport) bool { return r.Active && strings.HasPrefix(testkit.Text(r.Activity), prefix) })
 	}
 	t.Run("an idle shell is no activity", func(t *testing.T) {
 		sess, err := login(t, "bob", bobs).NewSession()
@@ -267,7 +270,9 @@ func TestRealLogins(t *testing.T) {
 		_, err := term.in.Write([]byte("head -c 300000000 /dev/zero | tail\n"))
 		must(t, err)
 		m.await("the terminal told", func() bool { return strings.Contains(term.out.String(), "[dspool] out of memory (limit 128 MiB)") })
-		s.session(2, "memory", func(r api.SessionReport) bool { return strings.Contains(r.Activity, "out of memory (limit 128 MiB)") })
+		s.session(2, "memory", func(r api.SessionReport) bool {
+			return strings.Contains(testkit.Text(r.Activity), "out of memory (limit 128 MiB)")
+		})
 		if out, _ := run(t, c, "echo alive"); out != "alive" {
 			t.Errorf("the session after it: %q", out)
 		}
@@ -387,8 +392,8 @@ func TestRealLogins(t *testing.T) {
 			d := directive(int64(20+i), "carol", 20003)
 			c.d(&d)
 			s.seat(d)
-			if r := s.closed(d.ID); !strings.Contains(r.Failed, c.want) {
-				t.Errorf("%s: %q", strconv.Quote(c.want), r.Failed)
+			if r := s.closed(d.ID); !strings.Contains(testkit.Text(r.Failed), c.want) {
+				t.Errorf("%s: %q", strconv.Quote(c.want), testkit.Text(r.Failed))
 			}
 		}
 	})

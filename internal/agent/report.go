@@ -131,7 +131,7 @@ func (a *Agent) settle(ctx context.Context, ids []int64) {
 	})
 }
 
-func (a *Agent) currentHealth() (dspool.Health, string) {
+func (a *Agent) currentHealth() (dspool.Health, dspool.Reason) {
 	a.healthMu.Lock()
 	defer a.healthMu.Unlock()
 	return a.health, a.reason

@@ -7,7 +7,6 @@ import (
 	"github.com/dspool/dspool"
 	"github.com/dspool/dspool/api"
 	"github.com/dspool/dspool/internal/agent/host"
-	"github.com/dspool/dspool/internal/agent/initd"
 )
 
 // wantedApps returns d with the apps that are to run, and those that are to end. Of those whose end
@@ -75,7 +74,7 @@ func (t *seats) neverBegun(s *seat, seen []api.AppReport, changes int64) (out []
 	}
 	for _, id := range s.stops {
 		if !t.apps.has(id) && !slices.ContainsFunc(seen, func(a api.AppReport) bool { return a.ID == id }) {
-			out = append(out, api.AppReport{ID: id, State: dspool.AppEnded, Reason: initd.Unwanted})
+			out = append(out, api.AppReport{ID: id, State: dspool.AppEnded, Reason: dspool.Reason{Code: dspool.WhyAppUnwanted}})
 		}
 	}
 	return out
@@ -106,15 +105,8 @@ func (t *seats) settleApps(s *seat, told []api.AppReport) (ids []int64) {
 }
 
 // endedApps are the apps of a session that is closed: all have ended with it. mu is held.
-func (t *seats) endedApps(s *seat, failed string) []api.AppReport {
-	reason := s.want.Reason
-	if failed != "" {
-		reason = failed
-	}
-	if reason == "" {
-		reason = "it was closed"
-	}
-	reason = "the session ended: " + reason
+func (t *seats) endedApps(s *seat, failed dspool.Reason) []api.AppReport {
+	reason := dspool.Reason{Code: dspool.WhySessionEnded}.With(failed.Or(s.want.Reason).Or(dspool.Reason{Code: dspool.WhyClosed}))
 	apps := slices.Clone(s.report.Apps)
 	for i, a := range apps {
 		if a.State != dspool.AppEnded {

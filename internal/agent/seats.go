@@ -67,7 +67,7 @@ func (t *seats) direct(list []api.SessionDirective, whole bool) (work []*seat) {
 	}
 	for id, s := range t.byID {
 		if whole && !listed[id] && !s.want.Close {
-			s.want.Close, s.want.Reason, s.unlisted = true, "the server does not know it any more", true
+			s.want.Close, s.want.Reason, s.unlisted = true, dspool.Reason{Code: dspool.WhyUnknownToServer}, true
 			work = t.start(s, work)
 		}
 	}
@@ -127,7 +127,7 @@ func (t *seats) stays(s *seat, want api.SessionDirective) bool {
 }
 
 // closed notes that nothing is left of s; failed is why it could not be opened.
-func (t *seats) closed(s *seat, failed string) {
+func (t *seats) closed(s *seat, failed dspool.Reason) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	s.busy = false
@@ -165,7 +165,7 @@ func (t *seats) seen(list []host.Session) (work []*seat) {
 		if s == nil || s.report.State != dspool.SessionOpen {
 			continue
 		}
-		if s.report.Active != x.Active || s.report.Activity != x.Activity {
+		if s.report.Active != x.Active || !s.report.Activity.Equal(x.Activity) {
 			s.report.Active, s.report.Activity = x.Active, x.Activity
 			t.tell(s)
 		}

@@ -25,6 +25,7 @@ import (
 	"github.com/dspool/dspool/api"
 	"github.com/dspool/dspool/internal/agent"
 	"github.com/dspool/dspool/internal/provider"
+	"github.com/dspool/dspool/internal/testkit"
 )
 
 const waitLimit = 15 * time.Second // for anything that must happen
@@ -316,7 +317,7 @@ func (s *server) cancel(id int64, recall bool, reason string) {
 	s.mu.Lock()
 	spec := s.jobs[id]
 	s.mu.Unlock()
-	s.put(api.AttemptDirective{ID: id, Job: id, Index: id, Cancel: true, Recall: recall, Reason: reason}, spec)
+	s.put(api.AttemptDirective{ID: id, Job: id, Index: id, Cancel: true, Recall: recall, Reason: testkit.Stated(reason)}, spec)
 }
 
 // seat adds or changes what the server wants of a session.

@@ -75,7 +75,7 @@ func (a *Agent) settleSeat(ctx context.Context, s *seat) {
 			case <-ctx.Done():
 			}
 		case want.Close:
-			a.closeSeat(ctx, s, want, "")
+			a.closeSeat(ctx, s, want, dspool.Reason{})
 		default:
 			err := a.openSeat(ctx, want)
 			switch {
@@ -86,7 +86,7 @@ func (a *Agent) settleSeat(ctx context.Context, s *seat) {
 				a.log.Error("a session cannot be brought up to date", "session", want.ID, "user", want.User, "error", err)
 			default:
 				a.log.Warn("a session cannot be opened", "session", want.ID, "user", want.User, "error", err)
-				a.closeSeat(ctx, s, want, err.Error())
+				a.closeSeat(ctx, s, want, dspool.Why(dspool.WhyNotOpened, dspool.ReasonParams{Detail: err.Error()}))
 			}
 		}
 	}
@@ -104,7 +104,7 @@ func (a *Agent) openSeat(ctx context.Context, want api.SessionDirective) (final 
 	return errors.Join(err, final)
 }
 
-func (a *Agent) closeSeat(ctx context.Context, s *seat, want api.SessionDirective, failed string) {
+func (a *Agent) closeSeat(ctx context.Context, s *seat, want api.SessionDirective, failed dspool.Reason) {
 	err := a.insist(ctx, "close a session", func() error { return a.cfg.Host.Close(ctx, want) })
 	if err == nil {
 		a.seats.closed(s, failed)
@@ -184,8 +184,10 @@ func (noHost) HostKey() (string, error)                          { return "", ni
 func (noHost) Trust(context.Context, string) error               { return nil }
 func (noHost) Close(context.Context, api.SessionDirective) error { return nil }
 func (noHost) Sessions(context.Context) ([]host.Session, error)  { return nil, nil }
-func (noHost) Health(context.Context) (dspool.Health, string)    { return dspool.Healthy, "" }
-func (noHost) ForgetApps(context.Context, []int64) error         { return nil }
+func (noHost) Health(context.Context) (dspool.Health, dspool.Reason) {
+	return dspool.Healthy, dspool.Reason{}
+}
+func (noHost) ForgetApps(context.Context, []int64) error { return nil }
 func (noHost) Apps(ctx context.Context, _ int64, wait time.Duration) ([]host.App, int64, error) {
 	if !sleep(ctx, wait) {
 		return nil, 0, ctx.Err()

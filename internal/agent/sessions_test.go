@@ -13,6 +13,7 @@ import (
 	"github.com/dspool/dspool/internal/agent"
 	"github.com/dspool/dspool/internal/agent/agenttest"
 	"github.com/dspool/dspool/internal/agent/host"
+	"github.com/dspool/dspool/internal/testkit"
 )
 
 var _, _ agent.Host = (*host.Host)(nil), (*agenttest.Machine)(nil)
@@ -31,7 +32,7 @@ func directive(id int64, user string, uid int) api.SessionDirective {
 }
 
 func closing(d api.SessionDirective) api.SessionDirective {
-	d.Close, d.Reason = true, "idle for an hour"
+	d.Close, d.Reason = true, testkit.Stated("idle for an hour")
 	return d
 }
 
@@ -63,7 +64,7 @@ func TestLifeOfSession(t *testing.T) {
 	s.agent(withSessions(s, m, t.TempDir()))
 	alice := directive(1, "alice", 20001)
 	s.seat(alice)
-	if r := s.open(1); r.Active || r.Failed != "" {
+	if r := s.open(1); r.Active || testkit.Text(r.Failed) != "" {
 		t.Errorf("%+v", r)
 	}
 	if key, _ := m.HostKey(); s.hostKey != key || key == "" {
@@ -72,8 +73,8 @@ func TestLifeOfSession(t *testing.T) {
 	if m.Authority() != s.sshTrust {
 		t.Errorf("the machine trusts %q", m.Authority())
 	}
-	m.SetActivity(1, true, "python3 uses 97 % of a cpu")
-	if r := s.session(1, "active", func(r api.SessionReport) bool { return r.Active }); r.Activity != "python3 uses 97 % of a cpu" {
+	m.SetActivity(1, true, testkit.Stated("python3 uses 97 % of a cpu"))
+	if r := s.session(1, "active", func(r api.SessionReport) bool { return r.Active }); testkit.Text(r.Activity) != "python3 uses 97 % of a cpu" {
 		t.Errorf("%+v", r)
 	}
 	changed := alice
@@ -103,7 +104,7 @@ func TestSessionThatCannotOpen(t *testing.T) {
 	})
 	s.agent(withSessions(s, m, t.TempDir()))
 	s.seat(directive(1, "mallory", 20001))
-	if r := s.closed(1); r.Failed != "the image has its own mallory (rename the user)" {
+	if r := s.closed(1); testkit.Text(r.Failed) != "it could not be opened: the image has its own mallory (rename the user)" {
 		t.Errorf("%+v", r)
 	}
 	s.seat(directive(2, "alice", 20002))
@@ -127,7 +128,7 @@ func TestSessionStaysWhenItsChangeFails(t *testing.T) {
 	s.seat(d)
 	s.seat(directive(2, "bob", 20002)) // comes after it
 	s.open(2)
-	m.SetActivity(1, true, "vim runs on terminal pts/0")
+	m.SetActivity(1, true, testkit.Stated("vim runs on terminal pts/0"))
 	s.session(1, "still open", func(r api.SessionReport) bool { return r.State == dspool.SessionOpen && r.Active })
 	opened(t, m, 1, 2)
 	s.seat(closing(d))
@@ -154,7 +155,7 @@ func TestMachineWithoutSessions(t *testing.T) {
 	s, m := newServer(t), agenttest.NewMachine(nil)
 	s.agent(config(s, m, t.TempDir()))
 	s.seat(directive(1, "alice", 20001))
-	if r := s.closed(1); !strings.Contains(r.Failed, "takes no sessions") {
+	if r := s.closed(1); !strings.Contains(testkit.Text(r.Failed), "takes no sessions") {
 		t.Errorf("%+v", r)
 	}
 }
@@ -207,7 +208,7 @@ func TestNextSessionOfUser(t *testing.T) {
 	})
 	t.Run("is refused beside one that stays", func(t *testing.T) {
 		s.seat(directive(3, "alice", 20001))
-		if r := s.closed(3); !strings.Contains(r.Failed, "still has session 2") {
+		if r := s.closed(3); !strings.Contains(testkit.Text(r.Failed), "still has session 2") {
 			t.Errorf("%+v", r)
 		}
 		opened(t, m, 2)
@@ -236,7 +237,7 @@ func TestLoginsOfUnhealthyMachine(t *testing.T) {
 	m.SetLogins("sshd ends as soon as it is started")
 	s.await("the machine unhealthy", func() bool {
 		last := len(s.reports) - 1
-		return last >= 0 && s.reports[last].Health == dspool.Unhealthy && strings.HasPrefix(s.reports[last].Reason, "sshd ends")
+		return last >= 0 && s.reports[last].Health == dspool.Unhealthy && strings.HasPrefix(testkit.Text(s.reports[last].Reason), "sshd ends")
 	})
 }
 

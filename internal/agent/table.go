@@ -1,15 +1,11 @@
 package agent
 
 import (
-	"fmt"
 	"path"
 	"slices"
 	"strconv"
 	"sync"
-	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/dspool/dspool"
 	"github.com/dspool/dspool/api"
@@ -110,9 +106,9 @@ func (t *table) direct(d api.Directives) decisions {
 		case x.Cancel || x.Recall:
 			t.end(a, dspool.TaskCancelled, x.Reason)
 		case !ok && t.jobs[x.Job] == nil:
-			t.end(a, dspool.TaskFailed, fmt.Sprintf("the server named the attempt without its job %d", x.Job))
+			t.end(a, dspool.TaskFailed, dspool.Why(dspool.WhyWithoutJob, dspool.ReasonParams{Job: x.Job}))
 		case ok && !spec.Request.Fits(t.whole):
-			t.end(a, dspool.TaskFailed, fmt.Sprintf("the task asks for %s and the machine has %s", spec.Request, t.whole))
+			t.end(a, dspool.TaskFailed, dspool.Why(dspool.WhyTooLarge, dspool.ReasonParams{Request: spec.Request, Capacity: t.whole}))
 		default:
 			if t.jobs[x.Job] == nil {
 				t.jobs[x.Job] = &job{spec: spec}
@@ -139,7 +135,7 @@ func (t *table) cancel(a *attempt, x api.AttemptDirective, out *decisions) {
 	}
 }
 
-func (t *table) kill(a *attempt, cause initd.Cause, reason string, out *decisions) {
+func (t *table) kill(a *attempt, cause initd.Cause, reason dspool.Reason, out *decisions) {
 	if a.kill != nil {
 		return
 	}
@@ -269,13 +265,13 @@ func (t *table) overTime(id int64) decisions {
 	defer t.mu.Unlock()
 	var out decisions
 	if a := t.attempts[id]; a != nil && a.stage == running {
-		t.kill(a, initd.OverTime, "", &out)
+		t.kill(a, initd.OverTime, dspool.Reason{}, &out)
 	}
 	return out
 }
 
 // end makes a's report final.
-func (t *table) end(a *attempt, state dspool.TaskState, reason string) {
+func (t *table) end(a *attempt, state dspool.TaskState, reason dspool.Reason) {
 	a.stage = ended
 	if a.timer != nil {
 		a.timer.Stop()
@@ -291,37 +287,29 @@ func (t *table) end(a *attempt, state dspool.TaskState, reason string) {
 }
 
 // verdict judges an end.
-func verdict(s initd.Status) (dspool.TaskState, string) {
-	stuck := ""
-	if s.Stuck > 0 {
-		stuck = fmt.Sprintf("; the kernel does not end %d of its processes", s.Stuck)
-	}
+func verdict(s initd.Status) (dspool.TaskState, dspool.Reason) {
 	switch {
-	case s.Fault != "":
+	case !s.Fault.IsZero():
 		if s.Cause == initd.Cancelled {
 			return dspool.TaskCancelled, s.Reason
 		}
 		return dspool.TaskFailed, s.Fault
 	case s.Cause == initd.Cancelled:
-		return dspool.TaskCancelled, s.Reason + stuck
+		return dspool.TaskCancelled, initd.WithStuck(s.Reason, s.Stuck)
 	case s.Cause == initd.OverTime:
-		return dspool.TaskFailed, fmt.Sprintf("time limit of %s exceeded%s", s.TimeLimit, stuck)
+		return dspool.TaskFailed, initd.WithStuck(dspool.Why(dspool.WhyOverTime, dspool.ReasonParams{Within: s.TimeLimit}), s.Stuck)
 	case s.Cause != "":
-		return dspool.TaskFailed, s.Reason + stuck
+		return dspool.TaskFailed, initd.WithStuck(s.Reason, s.Stuck)
 	case s.ExitCode == nil:
-		return dspool.TaskFailed, "its end is not known" + stuck
+		return dspool.TaskFailed, initd.WithStuck(dspool.Reason{Code: dspool.WhyEndUnknown}, s.Stuck)
 	case *s.ExitCode == 0 && s.Signal == 0:
-		return dspool.TaskSucceeded, ""
+		return dspool.TaskSucceeded, dspool.Reason{}
 	case s.OOM:
-		return dspool.TaskFailed, fmt.Sprintf("out of memory (limit %s)", dspool.FormatBytes(s.Request.Memory))
+		return dspool.TaskFailed, dspool.Why(dspool.WhyOutOfMemory, dspool.ReasonParams{Bytes: s.Request.Memory})
 	case s.Signal != 0:
-		name := unix.SignalName(syscall.Signal(s.Signal))
-		if name == "" {
-			name = "signal " + strconv.Itoa(s.Signal)
-		}
-		return dspool.TaskFailed, "ended by " + name
+		return dspool.TaskFailed, dspool.Why(dspool.WhySignal, dspool.ReasonParams{Name: initd.SignalName(s.Signal)})
 	}
-	return dspool.TaskFailed, fmt.Sprintf("exit code %d", *s.ExitCode)
+	return dspool.TaskFailed, dspool.Why(dspool.WhyExitCode, dspool.ReasonParams{Count: int64(*s.ExitCode)})
 }
 
 // idSet is a set of identifiers. Those of one machine lie close together, so that a million

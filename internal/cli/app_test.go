@@ -27,7 +27,7 @@ func notebooks(w http.ResponseWriter, r *http.Request) {
 	case p == "/apps/7":
 		reply(w, a)
 	case p == "/apps" && r.URL.Query().Get("all") == "true":
-		reply(w, api.List[dspool.App]{Items: []dspool.App{a, {ID: 6, Name: "jupyter", User: "bob", Pool: "lab", Session: 3, State: dspool.AppEnded, ExitCode: &code, Reason: "no \x1b[2J such file"}}})
+		reply(w, api.List[dspool.App]{Items: []dspool.App{a, {ID: 6, Name: "jupyter", User: "bob", Pool: "lab", Session: 3, State: dspool.AppEnded, ExitCode: &code, Reason: told("no \x1b[2J such file")}}})
 	case p == "/apps":
 		reply(w, api.List[dspool.App]{Items: []dspool.App{}})
 	default:

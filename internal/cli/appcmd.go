@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -34,10 +33,10 @@ func (a *app) appColumns() []column[dspool.App] {
 
 // whyApp says why an app waits or how it ended.
 func whyApp(p dspool.App) string {
-	if p.ExitCode != nil && !strings.HasPrefix(p.Reason, "exit code") {
-		return strings.TrimSuffix(fmt.Sprintf("exit code %d: %s", *p.ExitCode, p.Reason), ": ")
+	if p.ExitCode != nil && !p.Reason.Is(dspool.WhyExitCode) {
+		return colon(fmt.Sprintf("exit code %d", *p.ExitCode), p.Reason.Text)
 	}
-	return p.Reason
+	return p.Reason.Text
 }
 
 func (a *app) appList() *cobra.Command {

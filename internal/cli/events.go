@@ -18,10 +18,7 @@ func (a *app) eventColumns() []column[dspool.Event] {
 		{name: "ACTOR", text: func(e event) string { return e.Actor }},
 		{name: "KIND", text: func(e event) string { return e.Kind }},
 		{name: "WHAT AND WHY", text: func(e event) string {
-			if e.Reason == "" {
-				return e.Message
-			}
-			return e.Message + ": " + e.Reason
+			return colon(e.Message, e.Reason.Text)
 		}},
 	}
 }
@@ -44,7 +41,7 @@ func (a *app) rawEventColumns() []column[dspool.Event] {
 		}},
 		{name: "USER", text: func(e event) string { return e.User }},
 		{name: "MESSAGE", text: func(e event) string { return e.Message }},
-		{name: "REASON", text: func(e event) string { return e.Reason }},
+		{name: "REASON", text: func(e event) string { return e.Reason.Text }},
 	}
 }
 

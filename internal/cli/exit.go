@@ -6,10 +6,11 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/dspool/dspool"
-	"github.com/dspool/dspool/client"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/dspool/dspool"
+	"github.com/dspool/dspool/client"
 
 	"github.com/dspool/dspool/internal/suggest"
 )

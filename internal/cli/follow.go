@@ -104,13 +104,13 @@ func waiting(j dspool.Job) string {
 		head += fmt.Sprintf(": %d of %d tasks ended, %d running", ended, j.Tasks.Total, j.Tasks.Running)
 	case j.State != dspool.JobQueued:
 		head += " runs"
-	case strings.HasPrefix(j.Reason, "waits"):
-		return head + " " + j.Reason
+	case j.Reason.Is(dspool.WhyWaitsForJob, dspool.WhyWaitsForRoom, dspool.WhyRoomReserved, dspool.WhyShortTasks, dspool.WhyMachineStarting):
+		return head + " " + j.Reason.Text // "waits for …"
 	default:
 		head += " waits"
 	}
-	if j.Reason != "" && !j.State.Ended() && j.Tasks.Pending > 0 {
-		head += ": " + j.Reason
+	if !j.Reason.IsZero() && !j.State.Ended() && j.Tasks.Pending > 0 {
+		head += ": " + j.Reason.Text
 	}
 	return head
 }

@@ -205,3 +205,11 @@ func counts(c dspool.Counts) string {
 	}
 	return strings.Join(parts, ", ")
 }
+
+// colon puts what follows behind a colon, if there is any.
+func colon(head, tail string) string {
+	if tail == "" {
+		return head
+	}
+	return head + ": " + tail
+}

@@ -70,7 +70,7 @@ func (a *app) imageList() *cobra.Command {
 				}, raw: func(i image) string { return strconv.FormatInt(i.Bytes, 10) }, right: true},
 				{name: "BUILT", text: func(i image) string { return a.agoPtr(i.Built) }, raw: func(i image) string { return rawTime(i.Built) }},
 				{name: "RECIPE", text: func(i image) string { return i.Recipe }},
-				{name: "REASON", text: func(i image) string { return cut(i.Reason, 100) }, raw: func(i image) string { return i.Reason }},
+				{name: "REASON", text: func(i image) string { return cut(i.Reason.Text, 100) }, raw: func(i image) string { return i.Reason.Text }},
 			}...)
 		})), &form)
 }

@@ -99,7 +99,7 @@ func (a *app) jobColumns() []column[dspool.Job] {
 			}
 			return rawFloat(j.Ended.Sub(*j.Started).Seconds())
 		}},
-		{name: "REASON", text: func(j job) string { return cut(j.Reason, 60) }, raw: func(j job) string { return j.Reason }},
+		{name: "REASON", text: func(j job) string { return cut(j.Reason.Text, 60) }, raw: func(j job) string { return j.Reason.Text }},
 	}
 }
 

@@ -83,7 +83,7 @@ func (a *app) showJob(ctx context.Context, c *client.Client, j dspool.Job) error
 	slices.Sort(on)
 	a.printf("job %d: %s\n", j.ID, clean(s.Name))
 	a.facts(
-		fact{"state", state}, fact{"reason", clean(j.Reason)}, fact{"tasks", counts(j.Tasks)}, fact{"machines", strings.Join(on, ", ")},
+		fact{"state", state}, fact{"reason", clean(j.Reason.Text)}, fact{"tasks", counts(j.Tasks)}, fact{"machines", strings.Join(on, ", ")},
 		fact{"command", cut(shellLine(s.Command), 400)}, fact{"array", clean(cut(arr, 200))}, fact{"user", j.User}, fact{"pool", where},
 		fact{"each task", s.Request().String()}, fact{"time limit", limit}, fact{"environment", clean(cut(strings.Join(env, " "), 200))},
 		fact{"after", strings.Trim(fmt.Sprint(s.After), "[]")},
@@ -137,7 +137,7 @@ func (a *app) taskColumns() []column[dspool.Task] {
 		}, right: true},
 		{name: "MACHINE", text: func(t task) string { return t.Machine }},
 		{name: "TOOK", text: func(t task) string { return took(t.Started, t.Ended, a.Now()) }},
-		{name: "REASON", text: func(t task) string { return cut(t.Reason, 80) }},
+		{name: "REASON", text: func(t task) string { return cut(t.Reason.Text, 80) }},
 	}
 }
 

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -60,13 +59,7 @@ func machineState(m dspool.Machine) string {
 }
 
 func whyMachine(m dspool.Machine) string {
-	if m.Failure != "" {
-		return m.Failure
-	}
-	if m.HealthReason != "" {
-		return m.HealthReason
-	}
-	return m.Reason
+	return m.Failure.Or(m.HealthReason).Or(m.Reason).Text
 }
 
 func (a *app) machineList() *cobra.Command {
@@ -104,7 +97,7 @@ func (a *app) machineShow() *cobra.Command {
 			}
 			a.printf("machine %s\n", m.Name)
 			a.facts(
-				fact{"state", machineState(m.Machine)}, fact{"reason", clean(m.Reason)}, fact{"failure", clean(m.Failure)}, fact{"health", strings.TrimSuffix(string(m.Health)+": "+clean(m.HealthReason), ": ")},
+				fact{"state", machineState(m.Machine)}, fact{"reason", clean(m.Reason.Text)}, fact{"failure", clean(m.Failure.Text)}, fact{"health", colon(string(m.Health), clean(m.HealthReason.Text))},
 				fact{"pool", m.Pool}, fact{"image", m.Image}, fact{"size", fmt.Sprintf("%s: %s, %s an hour", m.Size, m.Resources, money(m.Price))},
 				fact{"in use", m.Used.String()}, fact{"address", clean(m.Address)}, fact{"created", a.fullTime(&m.Created)}, fact{"ready", a.fullTime(m.ReadyAt)},
 				fact{"idle since", a.fullTime(m.IdleSince)}, fact{"goes by", a.fullTime(m.DrainBy)}, fact{"ended", a.fullTime(m.Ended)},

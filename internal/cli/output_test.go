@@ -23,28 +23,28 @@ func code(n int) *int { return &n }
 
 var (
 	small = dspool.Resources{CPUs: 1, Memory: 2 << 30}
-	sweep = dspool.Job{ID: 12, User: "ada", State: dspool.JobRunning, Reason: "pool batch is at its max of 4 machines",
+	sweep = dspool.Job{ID: 12, User: "ada", State: dspool.JobRunning, Reason: told("pool batch is at its max of 4 machines"),
 		Spec: dspool.JobSpec{Name: "digits-sweep", Pool: "batch", Size: "small", Command: []string{"sh", "-c", "python sweep.py --seed $DSPOOL_TASK_INDEX"},
 			Env: map[string]string{"SEED": "secret", "A": "b"}, CPUs: 1, Memory: 1 << 30, Array: "1-100", MaxRunning: 8, TimeLimit: dspool.Duration(2 * time.Hour), After: []int64{7, 8}},
 		Tasks: dspool.Counts{Total: 100, Pending: 90, Running: 4, Assigned: 1, Succeeded: 3, Failed: 2}, Created: *at(10 * time.Minute), Started: at(9 * time.Minute)}
 	hello = dspool.Job{ID: 11, User: "grace", State: dspool.JobSucceeded, Spec: dspool.JobSpec{Name: "he said \"hi\", then\x1b[2J left", Pool: "batch", Command: []string{"true"}, CPUs: 0.5, Memory: 1 << 30},
 		Tasks: dspool.Counts{Total: 1, Succeeded: 1}, Created: *at(50 * time.Hour), Started: at(50 * time.Hour), Ended: at(50*time.Hour - 1500*time.Millisecond)}
 	tasks = []dspool.Task{
-		{Job: 12, Index: 3, State: dspool.TaskFailed, ExitCode: code(137), Machine: "batch-1", Reason: "out of memory (limit 1 GiB)", Started: at(9 * time.Minute), Ended: at(8 * time.Minute)},
+		{Job: 12, Index: 3, State: dspool.TaskFailed, ExitCode: code(137), Machine: "batch-1", Reason: told("out of memory (limit 1 GiB)"), Started: at(9 * time.Minute), Ended: at(8 * time.Minute)},
 		{Job: 12, Index: 9, State: dspool.TaskRunning, Machine: "batch-2", Started: at(30 * time.Second)},
 	}
 	machine = dspool.Machine{Name: "batch-2", Pool: "batch", Size: "small", Resources: small, Price: 0.05, Image: "UbuntuDSVM", State: dspool.Ready, Health: dspool.Healthy,
-		Reason: "job 12 waits", Used: dspool.Resources{CPUs: 1, Memory: 1 << 30}, Claims: 1, Created: *at(5 * time.Minute), ReadyAt: at(4 * time.Minute), Address: "10.80.0.3"}
-	broken = dspool.Machine{Name: "lab-1", Pool: "lab", Size: "small", Resources: small, State: dspool.Failed, Failure: "it did not join within 2m", Created: *at(time.Hour)}
+		Reason: told("job 12 waits"), Used: dspool.Resources{CPUs: 1, Memory: 1 << 30}, Claims: 1, Created: *at(5 * time.Minute), ReadyAt: at(4 * time.Minute), Address: "10.80.0.3"}
+	broken = dspool.Machine{Name: "lab-1", Pool: "lab", Size: "small", Resources: small, State: dspool.Failed, Failure: told("it did not join within 2m"), Created: *at(time.Hour)}
 	batch  = api.PoolStatus{Pool: dspool.Pool{Name: "batch", Kind: dspool.Batch, Image: "UbuntuDSVM", Sizes: []string{"small", "big"}, Max: 4, Shares: []string{"home", "team"}, Internet: true,
 		Policy: dspool.PoolPolicy{SessionsPerMachine: 4, SessionIdle: dspool.Duration(time.Hour), KeepMost: dspool.Duration(24 * time.Hour), Sudo: true, Record: true, IdleAfter: dspool.Duration(30 * time.Second), StartTimeout: dspool.Duration(2 * time.Minute)}},
-		Machines: 4, Ready: 3, Idle: 1, Queued: 90, Running: 5, Note: "at its max of 4 machines"}
-	queued  = dspool.Session{ID: 4, User: "grace", Pool: "lab", State: dspool.SessionWaiting, Reason: "pool lab is at its max of 2 machines", Position: 2, Request: small, Connections: 1, Created: *at(20 * time.Second), LastActive: *at(20 * time.Second)}
+		Machines: 4, Ready: 3, Idle: 1, Queued: 90, Running: 5, Note: told("at its max of 4 machines")}
+	queued  = dspool.Session{ID: 4, User: "grace", Pool: "lab", State: dspool.SessionWaiting, Reason: told("pool lab is at its max of 2 machines"), Position: 2, Request: small, Connections: 1, Created: *at(20 * time.Second), LastActive: *at(20 * time.Second)}
 	working = dspool.Session{ID: 3, User: "ada", Pool: "lab", Size: "large", Machine: "lab-7", State: dspool.SessionOpen, Request: dspool.Resources{CPUs: 0.5, Memory: 1 << 30}, Connections: 1, Active: true,
-		Activity: "tmux train has\x1b[2J a running program", LastActive: *at(time.Minute), Created: *at(3 * time.Hour), Placed: at(3 * time.Hour), Opened: at(3*time.Hour - time.Second), KeepUntil: at(-time.Hour)}
+		Activity: told("tmux train has\x1b[2J a running program"), LastActive: *at(time.Minute), Created: *at(3 * time.Hour), Placed: at(3 * time.Hour), Opened: at(3*time.Hour - time.Second), KeepUntil: at(-time.Hour)}
 	ada    = dspool.User{Name: "ada", UID: 20000, Created: *at(72 * time.Hour), Groups: []string{"vision"}, DefaultPool: "lab", HasPassword: true}
 	adaKey = dspool.UserKey{Fingerprint: "SHA256:nYc2lQc8dGtXqXrjNKCeYbBSIVXnFDyKCZ2aoYFQmq4", User: "ada", Key: publicKey, Comment: "ada@laptop", Added: *at(time.Hour)}
-	event  = dspool.Event{ID: 99, Time: *at(time.Minute), Actor: "planner", Kind: "machine.created", Pool: "batch", Machine: "batch-2", Message: "machine batch-2 of size small", Reason: "job 12 waits"}
+	event  = dspool.Event{ID: 99, Time: *at(time.Minute), Actor: "planner", Kind: "machine.created", Pool: "batch", Machine: "batch-2", Message: "machine batch-2 of size small", Reason: told("job 12 waits")}
 )
 
 func serveTeam(w http.ResponseWriter, r *http.Request) {
@@ -53,8 +53,8 @@ func serveTeam(w http.ResponseWriter, r *http.Request) {
 	case "GET /status":
 		reply(w, api.Status{Version: "v1", Installation: "k3v9", Started: *at(3 * time.Hour), Pools: []api.PoolStatus{batch},
 			Hosts:    api.HostStatus{Capacity: dspool.Resources{CPUs: 8, Memory: 16 << 30}, Used: dspool.Resources{CPUs: 4, Memory: 8 << 30}},
-			Images:   []dspool.Image{{Name: "UbuntuDSVM", State: dspool.ImageBuilding, Reason: "step 3 of 9: packages"}, {Name: "X", State: dspool.ImageReady}},
-			Defaults: map[string]string{"jobs_share": "team", "pool": "batch", "user": "ada"}, Problems: []string{"disk of share team is 95 % full"}, QueuedTasks: 90, RunningTasks: 5})
+			Images:   []dspool.Image{{Name: "UbuntuDSVM", State: dspool.ImageBuilding, Reason: told("step 3 of 9: packages")}, {Name: "X", State: dspool.ImageReady}},
+			Defaults: map[string]string{"jobs_share": "team", "pool": "batch", "user": "ada"}, Problems: []dspool.Reason{told("disk of share team is 95 % full")}, QueuedTasks: 90, RunningTasks: 5})
 	case "GET /jobs":
 		if r.URL.Query().Get("before") != "" {
 			reply(w, api.List[dspool.Job]{})
@@ -81,7 +81,7 @@ func serveTeam(w http.ResponseWriter, r *http.Request) {
 		reply(w, api.MachineDetail{Machine: machine, Tasks: tasks[1:], Events: []dspool.Event{event}})
 	case "GET /images":
 		reply(w, api.List[dspool.Image]{Items: []dspool.Image{{Name: "UbuntuDSVM", Recipe: "/srv/images/UbuntuDSVM.yaml", State: dspool.ImageReady, Bytes: 1 << 30, Built: at(26 * time.Hour)},
-			{Name: "torch", State: dspool.ImageFailed, Reason: "step 4: pip failed"}}})
+			{Name: "torch", State: dspool.ImageFailed, Reason: told("step 4: pip failed")}}})
 	case "GET /sizes":
 		reply(w, api.List[dspool.Size]{Items: []dspool.Size{{Name: "small", Resources: small, Disk: 10 << 30, Price: 0.05}, {Name: "gpu", Resources: dspool.Resources{CPUs: 16, Memory: 64 << 30, GPUs: 1}, Disk: 100 << 30, Price: 2.5}}})
 	case "GET /shares":
@@ -256,4 +256,12 @@ func TestOutput(t *testing.T) {
 			}
 		}
 	})
+}
+
+// told is a reason as a server tells it.
+func told(text string) dspool.Reason {
+	if text == "" {
+		return dspool.Reason{}
+	}
+	return dspool.Reason{Code: dspool.WhyStated, Text: text}
 }

@@ -269,7 +269,7 @@ func TestSessionsAreFound(t *testing.T) {
 
 func TestClosingAsksBeforeSomethingIsLost(t *testing.T) {
 	t.Parallel()
-	alive := dspool.Session{ID: 3, User: "ada", Pool: "lab", Machine: "lab-7", State: dspool.SessionOpen, Active: true, Activity: "a kernel runs", Connections: 2}
+	alive := dspool.Session{ID: 3, User: "ada", Pool: "lab", Machine: "lab-7", State: dspool.SessionOpen, Active: true, Activity: told("a kernel runs"), Connections: 2}
 	quiet := dspool.Session{ID: 3, User: "ada", Pool: "lab", Machine: "lab-7", State: dspool.SessionOpen}
 	const question = "session 3 of ada on lab-7: something lives in it: a kernel runs, 2 connections open. End it? [y/N] "
 	for claim, tt := range map[string]struct {

@@ -34,7 +34,7 @@ func poolColumns() []column[api.PoolStatus] {
 		{name: "SPARE", text: n(func(p pool) int { return p.Spare }), right: true},
 		{name: "WAITING", text: func(p pool) string { return strconv.FormatInt(p.Queued, 10) }, right: true},
 		{name: "RUNNING", text: func(p pool) string { return strconv.FormatInt(p.Running, 10) }, right: true},
-		{name: "NOTE", text: func(p pool) string { return p.Note }, paint: func(pool) string { return yellow }},
+		{name: "NOTE", text: func(p pool) string { return p.Note.Text }, paint: func(pool) string { return yellow }},
 	}
 }
 
@@ -80,7 +80,7 @@ func (a *app) showPool(p api.PoolStatus) {
 	a.printf("pool %s\n", p.Name)
 	a.facts(
 		fact{"machines", fmt.Sprintf("%d: %d ready, %d of them idle", p.Machines, p.Ready, p.Idle)},
-		fact{"note", clean(p.Note)},
+		fact{"note", clean(p.Note.Text)},
 		fact{"tasks", fmt.Sprintf("%d waiting, %d running", p.Queued, p.Running)},
 		fact{"grows", fmt.Sprintf("from %d to %d machines, %d spare", p.Min, p.Max, p.Spare)},
 		fact{"shrinks", fmt.Sprintf("when a machine had no work for %s", p.Policy.IdleAfter)},

@@ -32,7 +32,7 @@ type fakeJob struct {
 
 func newFakeJob() *fakeJob {
 	return &fakeJob{changed: make(chan struct{}), out: map[string]string{},
-		job:  dspool.Job{ID: 7, User: "ada", State: dspool.JobQueued, Reason: "machine batch-1 starts", Tasks: dspool.Counts{Total: 1, Pending: 1}},
+		job:  dspool.Job{ID: 7, User: "ada", State: dspool.JobQueued, Reason: told("machine batch-1 starts"), Tasks: dspool.Counts{Total: 1, Pending: 1}},
 		task: dspool.Task{Job: 7, State: dspool.TaskPending}}
 }
 
@@ -49,13 +49,13 @@ func (f *fakeJob) set(do func(*fakeJob)) {
 }
 
 func running(f *fakeJob) {
-	f.job.State, f.job.Reason, f.job.Tasks = dspool.JobRunning, "", dspool.Counts{Total: 1, Running: 1}
+	f.job.State, f.job.Reason, f.job.Tasks = dspool.JobRunning, dspool.Reason{}, dspool.Counts{Total: 1, Running: 1}
 	f.task.State = dspool.TaskRunning
 }
 
 func ended(task dspool.TaskState, job dspool.JobState, exit *int, reason string) func(*fakeJob) {
 	return func(f *fakeJob) {
-		f.task.State, f.task.ExitCode, f.task.Reason = task, exit, reason
+		f.task.State, f.task.ExitCode, f.task.Reason = task, exit, told(reason)
 		f.job.State, f.job.Tasks = job, dspool.Counts{Total: 1, Succeeded: 1}
 	}
 }
@@ -363,7 +363,7 @@ func TestProgressShowsWhyAJobWaits(t *testing.T) {
 	f := newFakeJob()
 	s := begin(t, f, true, "job", "submit", "--wait", "true")
 	s.err.wait(t, "job 7 waits: machine batch-1 starts (1s)")
-	f.change(func(f *fakeJob) { f.job.Reason = "image UbuntuDSVM is building: step 3 of 9" })
+	f.change(func(f *fakeJob) { f.job.Reason = told("image UbuntuDSVM is building: step 3 of 9") })
 	s.err.wait(t, "██████░░░░░░░░░░░░░░ job 7 waits: image UbuntuDSVM is building: step 3 of 9")
 	f.change(ended(dspool.TaskSucceeded, dspool.JobSucceeded, code(0), ""))
 	s.end(t, 0)

@@ -121,7 +121,7 @@ func (a *app) showStatus(st api.Status, people []fact) {
 	facts = append(facts, people...)
 	for _, i := range st.Images {
 		if i.State != dspool.ImageReady {
-			facts = append(facts, fact{"image", clean(strings.TrimSuffix(fmt.Sprintf("%s is %s: %s", i.Name, i.State, i.Reason), ": "))})
+			facts = append(facts, fact{"image", clean(colon(fmt.Sprintf("%s is %s", i.Name, i.State), i.Reason.Text))})
 		}
 	}
 	a.facts(facts...)
@@ -133,7 +133,7 @@ func (a *app) showStatus(st api.Status, people []fact) {
 		if i == 0 {
 			a.printf("\nproblems:\n")
 		}
-		text := "! " + clean(p)
+		text := "! " + clean(p.Text)
 		if a.colours() {
 			text = red + text + reset
 		}

@@ -39,14 +39,14 @@ func activity(s dspool.Session) string {
 	if s.State != dspool.SessionOpen {
 		return ""
 	}
-	return strings.TrimSuffix(yes(s.Active)+": "+s.Activity, ": ")
+	return colon(yes(s.Active), s.Activity.Text)
 }
 
 func whySession(s dspool.Session) string {
 	if s.Position > 0 {
-		return strings.TrimSuffix(fmt.Sprintf("place %d in the queue: %s", s.Position, s.Reason), ": ")
+		return colon(fmt.Sprintf("place %d in the queue", s.Position), s.Reason.Text)
 	}
-	return s.Reason
+	return s.Reason.Text
 }
 
 func (a *app) sessionList() *cobra.Command {
@@ -236,7 +236,7 @@ func (a *app) sessionClose() *cobra.Command {
 func lives(s dspool.Session) string {
 	var parts []string
 	if s.Active {
-		parts = append(parts, strings.TrimSuffix("something lives in it: "+s.Activity, ": "))
+		parts = append(parts, colon("something lives in it", s.Activity.Text))
 	}
 	if s.Connections > 0 {
 		parts = append(parts, plural(int64(s.Connections), "connection")+" open")

@@ -176,10 +176,7 @@ func (a *app) submitAndFollow(ctx context.Context, c *client.Client, req api.Sub
 	if task.State == dspool.TaskFailed && task.ExitCode != nil && *task.ExitCode != 0 {
 		code = *task.ExitCode
 	}
-	reason := task.Reason
-	if reason == "" {
-		reason = job.Reason
-	}
+	reason := task.Reason.Or(job.Reason).Text
 	if reason == "" {
 		reason = "exit code " + strconv.Itoa(code)
 	}
@@ -214,7 +211,7 @@ func (a *app) verdict(job dspool.Job) error {
 	if job.State == dspool.JobSucceeded {
 		return nil
 	}
-	reason := job.Reason
+	reason := job.Reason.Text
 	if reason == "" {
 		reason = counts(job.Tasks)
 	}

@@ -100,7 +100,7 @@ func (c *Control) MachineCreated(ctx context.Context, name, address string) erro
 func (w *work) makeReady(m *store.MachineRow) error {
 	now := w.Now()
 	m.State, m.ReadyAt, m.IdleSince = dspool.Ready, &now, &now
-	m.Health, m.HealthReason = dspool.Healthy, ""
+	m.Health, m.HealthReason = dspool.Healthy, dspool.Reason{}
 	w.wake(topicPlan)
 	return w.event(dspool.Event{
 		Actor: "machine " + m.Name, Kind: "machine.ready", Pool: m.Pool, Machine: m.Name,
@@ -204,7 +204,7 @@ func (c *Control) directives(ctx context.Context, machine string, after int64) (
 			}
 			d.Attempts = append(d.Attempts, api.AttemptDirective{
 				ID: a.ID, Job: a.Job, Index: a.Index,
-				Cancel: claim.Desired != store.Run, Recall: claim.Desired == store.Recall, Reason: claim.Why,
+				Cancel: claim.Desired != store.Run, Recall: claim.Desired == store.Recall, Reason: toUser(a.User, claim.Why),
 			})
 			if len(ids) == 0 || ids[len(ids)-1] != a.Job {
 				ids = append(ids, a.Job)

@@ -26,17 +26,21 @@ func seenApp(tx *store.Tx, who auth.Subject, id int64) (store.AppRow, error) {
 	return a, err
 }
 
-// shown is an app as people see it.
-func (c *Control) shown(a store.AppRow) dspool.App {
+// showApp is an app as people see it; a spawner sees it as the app's user does.
+func (c *Control) showApp(who auth.Subject, a store.AppRow) dspool.App {
+	if who.Spawner {
+		who.User = a.User
+	}
+	a.Reason = showOf(who, a.User, a.Reason)
 	if a.State == dspool.AppRunning {
 		a.URL = c.doorURL(strconv.FormatInt(a.ID, 10) + ".app")
 	}
 	return a.App
 }
 
-func (c *Control) shownApp(tx *store.Tx, id int64) (dspool.App, error) {
+func (c *Control) shownApp(tx *store.Tx, who auth.Subject, id int64) (dspool.App, error) {
 	a, err := tx.App(id)
-	return c.shown(a), err
+	return c.showApp(who, a), err
 }
 
 // AppQuery selects apps; All also those that have ended.
@@ -73,7 +77,7 @@ func (c *Control) ListApps(ctx context.Context, who auth.Subject, q AppQuery) (l
 				if list.More = len(list.Items) == limit; list.More {
 					return nil
 				}
-				list.Items = append(list.Items, c.shown(a))
+				list.Items = append(list.Items, c.showApp(who, a))
 			}
 			if len(rows) < f.Limit {
 				return nil
@@ -87,7 +91,7 @@ func (c *Control) ListApps(ctx context.Context, who auth.Subject, q AppQuery) (l
 func (c *Control) App(ctx context.Context, who auth.Subject, id int64) (out dspool.App, err error) {
 	err = c.Store.Read(ctx, func(tx *store.Tx) error {
 		a, err := seenApp(tx, who, id)
-		out = c.shown(a)
+		out = c.showApp(who, a)
 		return err
 	})
 	return out, err
@@ -103,10 +107,10 @@ func (c *Control) StopApp(ctx context.Context, who auth.Subject, id int64) (out 
 		if !mayApp(who, auth.Change, a) {
 			return forbid("stop others' apps")
 		}
-		if err := w.stopApp(a, "stopped by "+who.Name()); err != nil {
+		if err := w.stopApp(a, dspool.Why(dspool.WhyAppStopped, dspool.ReasonParams{By: who.Name()})); err != nil {
 			return err
 		}
-		out, err = c.shownApp(w.Tx, id)
+		out, err = c.shownApp(w.Tx, who, id)
 		return err
 	})
 	return out, err

@@ -76,7 +76,7 @@ func (w *work) appReported(a store.AppRow, r api.AppReport) error {
 			return err
 		}
 		began := a.State == dspool.AppRunning
-		if !began && a.Reason == why {
+		if !began && a.Reason.Equal(why) {
 			return nil
 		}
 		a.State, a.Reason, a.Port = dspool.AppStarting, why, 0
@@ -97,7 +97,7 @@ func (w *work) appListens(a store.AppRow, port int) error {
 	}
 	now := w.Now()
 	fresh := a.State != dspool.AppRunning
-	a.State, a.Reason, a.Port = dspool.AppRunning, "", port
+	a.State, a.Reason, a.Port = dspool.AppRunning, dspool.Reason{}, port
 	if a.Started == nil {
 		a.Started = &now
 	}
@@ -111,24 +111,25 @@ func (w *work) appListens(a store.AppRow, port int) error {
 }
 
 // lastWords is what a program or its machine said, without the secrets that it was given.
-func (w *work) lastWords(a store.AppRow, said string) (string, error) {
-	if said == "" {
-		return "", nil
+func (w *work) lastWords(a store.AppRow, said dspool.Reason) (dspool.Reason, error) {
+	if said.IsZero() {
+		return said, nil
 	}
 	spec, err := w.AppSpec(a.ID)
 	if err != nil {
-		return "", err
+		return dspool.Reason{}, err
 	}
+	var secrets []string
 	secret := func(v string) {
 		if len(v) >= 16 { // a word is no secret, nor is a number
-			said = strings.ReplaceAll(said, v, "…")
+			secrets = append(secrets, v, "…")
 		}
 	}
 	secret(spec.Token)
 	if a.User == dspool.HubUser {
 		s, err := hubSecrets(w.authority)
 		if err != nil {
-			return "", err
+			return dspool.Reason{}, err
 		}
 		for _, v := range []string{s.Token, s.Proxy, s.OAuth, s.Crypt} {
 			secret(v)
@@ -139,7 +140,18 @@ func (w *work) lastWords(a store.AppRow, said string) (string, error) {
 			secret(v)
 		}
 	}
-	return clip(said), nil // not before: half of a secret is one
+	// Before anything is cut: half of a secret is one.
+	return heard(replaced(said, strings.NewReplacer(secrets...)), a.User), nil
+}
+
+// replaced is a reason with what was said in it rewritten, also in the reasons behind it.
+func replaced(r dspool.Reason, by *strings.Replacer) dspool.Reason {
+	r.Name, r.Detail = by.Replace(r.Name), by.Replace(r.Detail)
+	because := make([]dspool.Reason, len(r.Because))
+	for i, b := range r.Because {
+		because[i] = replaced(b, by)
+	}
+	return r.With(because...)
 }
 
 // startMost is how long an app may take to listen.
@@ -168,7 +180,7 @@ func (c *Control) EndSlowApps(ctx context.Context) error {
 	return c.write(ctx, func(w *work) error {
 		list, err := slow(w.Tx)
 		for _, a := range list {
-			if err := w.stopApp(a, fmt.Sprintf("it did not listen on its port within %s", dspool.Duration(startMost))); err != nil {
+			if err := w.stopApp(a, dspool.Why(dspool.WhyAppSlow, dspool.ReasonParams{Within: dspool.Duration(startMost)})); err != nil {
 				return err
 			}
 		}

@@ -58,7 +58,7 @@ func (c *Control) WantApp(ctx context.Context, who auth.Subject, req api.AppRequ
 			if err := w.addApp(who.Name(), s, &row); err != nil {
 				return err
 			}
-			out, err = c.shownApp(w.Tx, row.ID)
+			out, err = c.shownApp(w.Tx, who, row.ID)
 			return err
 		})
 		if closing == nil {
@@ -145,7 +145,7 @@ func (w *work) addApp(actor string, s store.SessionRow, row *store.AppRow) error
 	}
 	for _, a := range there {
 		if a.Name == row.Name {
-			if err := w.stopApp(a, "another was started in its place"); err != nil {
+			if err := w.stopApp(a, dspool.Reason{Code: dspool.WhyAppReplaced}); err != nil {
 				return err
 			}
 		}
@@ -183,7 +183,7 @@ func (w *work) startApps(s store.SessionRow) error {
 		if a.State != dspool.AppWaiting || slices.ContainsFunc(apps, func(b store.AppRow) bool { return b.Name == a.Name && b.State == dspool.AppStopping }) {
 			continue
 		}
-		a.State, a.Reason = dspool.AppStarting, ""
+		a.State, a.Reason = dspool.AppStarting, dspool.Reason{}
 		if err := w.moveApp(a); err != nil {
 			return err
 		}
@@ -214,7 +214,7 @@ func (w *work) moveApp(a store.AppRow) error {
 }
 
 // stopApp begins an app's end: at once where its machine has not been told of it.
-func (w *work) stopApp(a store.AppRow, why string) error {
+func (w *work) stopApp(a store.AppRow, why dspool.Reason) error {
 	switch a.State {
 	case dspool.AppWaiting:
 		return w.endApp(a, why, nil)
@@ -233,20 +233,20 @@ func (w *work) stopApp(a store.AppRow, why string) error {
 }
 
 // endApp records that nothing is left of an app.
-func (w *work) endApp(a store.AppRow, why string, exit *int) error {
+func (w *work) endApp(a store.AppRow, why dspool.Reason, exit *int) error {
 	return w.appEnded(a, why, why, exit)
 }
 
 // appDied is endApp for one that ended by itself: its last words are for its user, and in no event.
-func (w *work) appDied(a store.AppRow, said string, exit *int) error {
-	why := "it ended by itself"
+func (w *work) appDied(a store.AppRow, said dspool.Reason, exit *int) error {
+	why := dspool.Reason{Code: dspool.WhyAppSelf}
 	if exit != nil {
-		why = fmt.Sprintf("exit code %d", *exit)
+		why = dspool.Why(dspool.WhyExitCode, dspool.ReasonParams{Count: int64(*exit)})
 	}
 	return w.appEnded(a, said, why, exit)
 }
 
-func (w *work) appEnded(a store.AppRow, why, fact string, exit *int) error {
+func (w *work) appEnded(a store.AppRow, why, fact dspool.Reason, exit *int) error {
 	a.State, a.Reason, a.ExitCode, a.Port = dspool.AppEnded, why, exit, 0
 	if err := w.moveApp(a); err != nil {
 		return err
@@ -257,13 +257,13 @@ func (w *work) appEnded(a store.AppRow, why, fact string, exit *int) error {
 }
 
 // endApps ends all apps of a session that has ended.
-func (w *work) endApps(session int64, why string) error {
+func (w *work) endApps(session int64, why dspool.Reason) error {
 	apps, err := w.AppsOf(session)
 	if err != nil {
 		return err
 	}
 	for _, a := range apps {
-		reason := "its session ended: " + why
+		reason := dspool.Reason{Code: dspool.WhySessionEnded}.With(why)
 		if a.State == dspool.AppStopping {
 			reason = a.Reason
 		}
@@ -275,13 +275,13 @@ func (w *work) endApps(session int64, why string) error {
 }
 
 // stopApps begins the end of all apps of a session that is to end.
-func (w *work) stopApps(session int64, why string) error {
+func (w *work) stopApps(session int64, why dspool.Reason) error {
 	apps, err := w.AppsOf(session)
 	if err != nil {
 		return err
 	}
 	for _, a := range apps {
-		if err := w.stopApp(a, "its session ends: "+why); err != nil {
+		if err := w.stopApp(a, dspool.Reason{Code: dspool.WhySessionEnds}.With(why)); err != nil {
 			return err
 		}
 	}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/dspool/dspool"
 	"github.com/dspool/dspool/internal/store"
+	"github.com/dspool/dspool/internal/testkit"
 )
 
 func TestAppsThatNeverListenAreStopped(t *testing.T) {
@@ -58,7 +59,7 @@ func TestAppsThatNeverListenAreStopped(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			if a.State != want || name == "hangs" && a.Reason != "it did not listen on its port within 10m" {
+			if a.State != want || name == "hangs" && testkit.Text(a.Reason) != "it did not listen on its port within 10m" {
 				t.Errorf("%s is %s: %s", name, a.State, a.Reason)
 			}
 		}

@@ -1,12 +1,9 @@
 package control
 
 import (
-	"cmp"
 	"context"
-	"fmt"
 	"net"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/dspool/dspool"
@@ -31,7 +28,7 @@ func (c *Control) AppSteps(ctx context.Context, who auth.Subject, id int64, step
 		if err != nil {
 			return err
 		}
-		if again || now.Message != last.Message || now.Position != last.Position || now.Ready != nil || now.Failed != nil {
+		if again || !now.Reason.Equal(last.Reason) || now.Position != last.Position || now.Ready != nil || now.Failed != nil {
 			if err := step(now); err != nil {
 				return err
 			}
@@ -70,6 +67,7 @@ func (c *Control) appStep(ctx context.Context, who auth.Subject, id int64) (st a
 			return err
 		}
 		st, err = appStepOf(tx, a)
+		st.Reason = toUser(a.User, st.Reason)
 		return err
 	})
 	return st, session, err
@@ -85,34 +83,34 @@ func appStepOf(tx *store.Tx, a store.AppRow) (st api.SessionStep, err error) {
 		}
 		switch s.State {
 		case dspool.SessionWaiting:
-			st.Message, st.Position = cmp.Or(s.Reason, "looking for a machine"), s.Position
+			st.Reason, st.Position = s.Reason.Or(dspool.Reason{Code: dspool.WhyLooking}), s.Position
 			st.Estimate, err = startEstimate(tx, s)
 			if st.Estimate > 0 { // its machine comes; the app itself takes longer
 				st.Estimate, err = appEstimate(tx, a)
 			}
 		case dspool.SessionPlaced:
-			st.Message = "preparing " + s.Machine
+			st.Reason = dspool.Why(dspool.WhyPreparing, dspool.ReasonParams{Machine: s.Machine})
 			st.Estimate, err = appEstimate(tx, a)
 		default:
-			st.Message = "ending the " + a.Name + " before"
+			st.Reason = dspool.Why(dspool.WhyAppBefore, dspool.ReasonParams{Name: a.Name})
 		}
 		return st, err
 	case dspool.AppStarting:
-		st.Message = "starting " + a.Name + " on " + a.Machine
+		st.Reason = dspool.Why(dspool.WhyAppStarting, dspool.ReasonParams{Name: a.Name, Machine: a.Machine})
 		st.Estimate, err = appEstimate(tx, a)
 		return st, err
 	case dspool.AppStopping:
-		st.Message = "ending " + a.Name
+		st.Reason = dspool.Why(dspool.WhyAppEnding, dspool.ReasonParams{Name: a.Name})
 	case dspool.AppRunning:
 		m, err := tx.Machine(a.Machine)
 		if err != nil {
 			return st, err
 		}
-		st.Message = a.Name + " runs on " + a.Machine
+		st.Reason = dspool.Why(dspool.WhyAppRuns, dspool.ReasonParams{Name: a.Name, Machine: a.Machine})
 		st.Ready = &api.MachineAccess{Machine: a.Machine, Address: net.JoinHostPort(m.Address, strconv.Itoa(a.Port)), HostKeys: []string{}}
 	default:
-		st.Message = a.Name + " has ended" + because(a)
-		st.Failed = dspool.Errorf(dspool.Unavailable, "%s", st.Message)
+		st.Reason = toUser(a.User, appEnd(a))
+		st.Failed = dspool.Errorf(dspool.Unavailable, "%s", st.Reason).WithReason(st.Reason)
 		if a.Started != nil || a.ExitCode != nil {
 			st.Failed = st.Failed.WithHint("what it said is in ~/.local/state/dspool/%s.log", a.Name)
 		}
@@ -143,13 +141,11 @@ func appEstimate(tx *store.Tx, a store.AppRow) (dspool.Duration, error) {
 	return dspool.Duration(max(sum/n-tx.Now().Sub(a.Created), 0).Round(100 * time.Millisecond)), nil
 }
 
-func because(a store.AppRow) string {
-	text := ""
-	if a.ExitCode != nil && !strings.HasPrefix(a.Reason, "exit code") {
-		text = fmt.Sprintf(" with exit code %d", *a.ExitCode)
+// appEnd is how an app has ended, with its exit code where the reason is another.
+func appEnd(a store.AppRow) dspool.Reason {
+	end := dspool.Why(dspool.WhyAppEnded, dspool.ReasonParams{Name: a.Name})
+	if a.ExitCode != nil && !a.Reason.Is(dspool.WhyExitCode) {
+		end.Code, end.Count = dspool.WhyAppEndedExit, int64(*a.ExitCode)
 	}
-	if a.Reason != "" {
-		text += ": " + a.Reason
-	}
-	return text
+	return end.With(a.Reason)
 }

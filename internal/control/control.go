@@ -44,7 +44,7 @@ type Control struct {
 	releasing sync.Mutex // held by ReleaseImages
 
 	mu       sync.Mutex
-	problems func() []string // see WatchProblems
+	problems func() []dspool.Reason // see WatchProblems
 
 	gateway *gatewayState
 	wrong   *wrongs
@@ -75,20 +75,23 @@ func (c *Control) Close() {
 
 // WatchProblems has Status ask fn for what an administrator should look at beyond what the store
 // knows, such as a provider that does not answer.
-func (c *Control) WatchProblems(fn func() []string) {
+func (c *Control) WatchProblems(fn func() []dspool.Reason) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.problems = fn
 }
 
-func (c *Control) otherProblems() []string {
+func (c *Control) otherProblems() []dspool.Reason {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	list := c.jupyter.problems()
 	if c.problems == nil {
 		return list
 	}
-	return append(list, c.problems()...)
+	for _, r := range c.problems() {
+		list = append(list, r.Clipped())
+	}
+	return list
 }
 
 // Stopping returns a channel that closes when the server stops.

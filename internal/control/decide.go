@@ -55,12 +55,12 @@ func (d *Decision) Enact(rows Rows, p plan.Plan) error {
 	if err := d.enactSessions(p); err != nil {
 		return fmt.Errorf("seat sessions: %w", err)
 	}
-	reasons := map[int64]string{}
+	reasons := map[int64]dspool.Reason{}
 	for _, w := range p.Waiting {
 		reasons[w.Job] = w.Reason
 	}
 	for id, job := range rows.Jobs {
-		if !job.Cancelling && job.Reason != reasons[id] {
+		if !job.Cancelling && !job.Reason.Equal(reasons[id]) {
 			job.Reason = reasons[id]
 			touched[id] = true
 			d.wake(TopicJob(id))
@@ -112,11 +112,17 @@ func (d *Decision) place(rows Rows, places []plan.Place, touched map[int64]bool)
 }
 
 func (d *Decision) recall(recalls []plan.Recall) error {
-	byReason := map[string][]int64{}
-	for _, r := range recalls {
-		byReason[r.Reason] = append(byReason[r.Reason], r.Attempt)
-	}
-	for reason, ids := range byReason {
+	for len(recalls) > 0 {
+		// Those of one reason together: usually all of a machine's.
+		reason, n := recalls[0].Reason, 1
+		for n < len(recalls) && recalls[n].Reason.Equal(reason) {
+			n++
+		}
+		ids := make([]int64, n)
+		for i, r := range recalls[:n] {
+			ids[i] = r.Attempt
+		}
+		recalls = recalls[n:]
 		if err := d.SetDesired(ids, store.Recall, reason); err != nil {
 			return err
 		}
@@ -169,7 +175,7 @@ func (w *work) tokenHash(machine string) (string, error) {
 	return auth.HashSecret(token), err
 }
 
-func (d *Decision) destroy(m *store.MachineRow, reason string) error {
+func (d *Decision) destroy(m *store.MachineRow, reason dspool.Reason) error {
 	m.State, m.Reason, m.Tries, m.RetryAt = dspool.Destroying, reason, 0, time.Time{}
 	if err := d.UpdateMachine(*m); err != nil {
 		return err
@@ -184,20 +190,18 @@ func (d *Decision) destroy(m *store.MachineRow, reason string) error {
 // note keeps for every pool why it does not grow when it should.
 func (d *Decision) note(pools []string, notes []plan.Note) error {
 	for _, pool := range pools {
-		text := ""
+		var note dspool.Reason
 		for _, n := range notes {
 			if n.Pool == pool {
-				text = n.Text
+				note = n.Reason
 			}
 		}
-		was, err := d.Setting(NoteSetting(pool))
-		if err != nil {
+		if was, err := d.Note(pool); err != nil {
 			return err
-		}
-		if was == text {
+		} else if was.Equal(note) {
 			continue
 		}
-		if err := d.SetSetting(NoteSetting(pool), text); err != nil {
+		if err := d.SetNote(pool, note); err != nil {
 			return err
 		}
 	}
@@ -213,7 +217,7 @@ func (c *Control) DestroyFailed(ctx context.Context, name string, cause error, w
 		}
 		m.Tries++
 		m.RetryAt = w.Now().Add(wait)
-		m.HealthReason = clip(fmt.Sprintf("removing it failed %s: %v", times(m.Tries), cause))
+		m.HealthReason = dspool.Why(dspool.WhyRemovingFailed, dspool.ReasonParams{Count: int64(m.Tries), Detail: dspool.Clip(cause.Error())})
 		m.Health = dspool.Unhealthy
 		w.wake(topicPlan)
 		if err := w.UpdateMachine(m); err != nil || m.Tries > 1 {
@@ -221,16 +225,9 @@ func (c *Control) DestroyFailed(ctx context.Context, name string, cause error, w
 		}
 		return w.event(dspool.Event{
 			Actor: "server", Kind: "machine.stuck", Pool: m.Pool, Machine: name,
-			Message: name + " could not be removed; it is tried again until it is gone", Reason: clip(cause.Error()),
+			Message: name + " could not be removed; it is tried again until it is gone", Reason: m.HealthReason,
 		})
 	})
-}
-
-func times(n int) string {
-	if n == 1 {
-		return "once"
-	}
-	return fmt.Sprintf("%d times", n)
 }
 
 // MachineSilent records that a machine's agent has not been heard for too long. Nothing on it is
@@ -241,7 +238,7 @@ func (c *Control) MachineSilent(ctx context.Context, name string, limit time.Dur
 		if err != nil || m.State != dspool.Ready || m.Health != dspool.Healthy || w.Now().Sub(m.Seen) <= limit {
 			return err
 		}
-		m.Health, m.HealthReason = dspool.Unhealthy, fmt.Sprintf("its agent has not been heard for %s", limit)
+		m.Health, m.HealthReason = dspool.Unhealthy, dspool.Why(dspool.WhyAgentSilent, dspool.ReasonParams{Within: dspool.Duration(limit)})
 		w.wake(topicPlan)
 		if err := w.UpdateMachine(m); err != nil {
 			return err

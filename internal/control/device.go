@@ -40,7 +40,7 @@ func (c *Control) BeginDeviceLogin(ctx context.Context, from string, req api.Dev
 	if host, _, err := net.SplitHostPort(from); err == nil {
 		from = host
 	}
-	ask := DeviceAsk{Name: req.Name, From: clip(from), For: dspool.Duration(life(req.Expires, loginMost))}
+	ask := DeviceAsk{Name: req.Name, From: dspool.Clip(from), For: dspool.Duration(life(req.Expires, loginMost))}
 	out.DeviceCode, out.UserCode, err = c.devices.begin(ask)
 	out.ExpiresIn, out.Interval = int(deviceLife/time.Second), int(deviceInterval/time.Second)
 	return out, err
@@ -112,7 +112,7 @@ func (c *Control) AnswerDevice(ctx context.Context, who auth.Subject, code strin
 		e := dspool.Event{Actor: who.Name(), User: who.User, Kind: "login.confirmed", Message: fmt.Sprintf("%s let %s log in", who.User, ask)}
 		if !yes {
 			e.Kind, e.Message = "login.refused", fmt.Sprintf("a login as %s of %s was refused", who.User, ask)
-			e.Reason = "refused in the browser"
+			e.Reason = dspool.Reason{Code: dspool.WhyRefusedInBrowser}
 		}
 		return c.write(ctx, func(w *work) error { return w.event(e) })
 	})

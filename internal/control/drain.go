@@ -27,12 +27,12 @@ func (c *Control) Cordon(ctx context.Context, who auth.Subject, name string, cor
 		kind := "machine.cordon"
 		if m.Cordoned = cordoned; !cordoned {
 			kind = "machine.uncordon"
-			m.DrainBy, m.Remove = nil, ""
+			m.DrainBy, m.Remove = nil, dspool.Reason{}
 		}
 		if err := w.UpdateMachine(m); err != nil {
 			return err
 		}
-		out = m.Machine
+		out = showMachine(who, m.Machine)
 		w.wake(topicPlan, topicGateway)
 		return w.event(dspool.Event{
 			Actor: who.Name(), Kind: kind, Pool: m.Pool, Machine: name,
@@ -59,7 +59,7 @@ func (c *Control) Drain(ctx context.Context, who auth.Subject, name string, dead
 		if m.State.Ended() {
 			return dspool.Errorf(dspool.Conflict, "machine %s is already %s", name, m.State)
 		}
-		m.Cordoned, m.Remove, m.DrainBy = true, "drained by "+who.Name(), nil
+		m.Cordoned, m.Remove, m.DrainBy = true, dspool.Why(dspool.WhyDrainedBy, dspool.ReasonParams{By: who.Name()}), nil
 		progress := "waits until nothing lives on it"
 		if deadline > 0 {
 			t := w.Now().Add(deadline)
@@ -108,23 +108,23 @@ func (w *work) putOffDrain(machine string, until time.Time, most time.Duration) 
 	return w.UpdateMachine(m)
 }
 
-// drainNotices tell people on draining machines how long they have. The text changes only at steps
+// drainNotices tell people on draining machines how long they have. What they are told changes only at steps
 // that are worth a line on a terminal.
 func drainNotices(tx *store.Tx) (tell []api.Notice, err error) {
 	machines, err := tx.LiveMachines()
 	if err != nil {
 		return nil, err
 	}
-	text := map[string]string{}
+	leaves := map[string]dspool.Reason{}
 	for _, m := range machines {
 		switch {
 		case m.DrainBy != nil:
-			text[m.Name] = fmt.Sprintf("%s will be removed in %s (%s). To put it off: dspool session keep", m.Name, leftText(m.DrainBy.Sub(tx.Now())), m.Remove)
-		case m.Remove != "":
-			text[m.Name] = fmt.Sprintf("%s will be removed once nobody uses it (%s)", m.Name, m.Remove)
+			leaves[m.Name] = leavesIn(m.Name, m.DrainBy.Sub(tx.Now())).With(m.Remove)
+		case !m.Remove.IsZero():
+			leaves[m.Name] = dspool.Why(dspool.WhyLeavesUnused, dspool.ReasonParams{Machine: m.Name}).With(m.Remove)
 		}
 	}
-	if len(text) == 0 {
+	if len(leaves) == 0 {
 		return nil, nil
 	}
 	sessions, err := tx.OpenSessions()
@@ -137,19 +137,19 @@ func drainNotices(tx *store.Tx) (tell []api.Notice, err error) {
 	}
 	open, err := tx.OpenConnections(0)
 	for _, conn := range open {
-		if t := text[on[conn.Session]]; t != "" {
-			tell = append(tell, api.Notice{Connection: conn.ID, Text: t})
+		if r := leaves[on[conn.Session]]; !r.IsZero() {
+			tell = append(tell, api.Notice{Connection: conn.ID, Reason: toUser(conn.User, r)})
 		}
 	}
 	return tell, err
 }
 
-// leftText rounds a time left up to a step: people are told again when a step is passed.
-func leftText(left time.Duration) string {
+// leavesIn rounds a time left up to a step: people are told again when a step is passed.
+func leavesIn(machine string, left time.Duration) dspool.Reason {
 	for _, step := range []time.Duration{10 * time.Second, time.Minute, 5 * time.Minute, 15 * time.Minute, time.Hour, 4 * time.Hour, 24 * time.Hour} {
 		if left <= step {
-			return "at most " + dspool.Duration(step).String()
+			return dspool.Why(dspool.WhyLeavesIn, dspool.ReasonParams{Machine: machine, Within: dspool.Duration(step)})
 		}
 	}
-	return "more than a day"
+	return dspool.Why(dspool.WhyLeavesLater, dspool.ReasonParams{Machine: machine})
 }

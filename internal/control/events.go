@@ -69,8 +69,7 @@ func (c *Control) Events(ctx context.Context, who auth.Subject, q EventQuery) (l
 			}
 		}
 		for _, e := range events {
-			e.Reason = discreet(who, e.Reason)
-			list.Items = append(list.Items, e)
+			list.Items = append(list.Items, showEvent(who, e))
 		}
 		return err
 	})

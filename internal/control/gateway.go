@@ -1,7 +1,6 @@
 package control
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -87,36 +86,39 @@ func overConnections(tx *store.Tx) (end []api.Notice, err error) {
 		if err != nil {
 			return nil, err
 		}
-		removed := ""
+		var removed dspool.Reason
 		if s.State == dspool.SessionOpen {
 			m, err := tx.Machine(s.Machine)
 			if err != nil {
 				return nil, err
 			}
 			if m.State == dspool.Destroying {
-				removed = cmp.Or(m.Reason, "its machine goes")
+				removed = m.Reason.Or(dspool.Reason{Code: dspool.WhyGoes})
 			}
 		}
 		out := false
-		if login, ok := webLoginOf(conn); ok {
-			if _, err := tx.Token(login); dspool.ErrorCode(err) == dspool.NotFound {
+		if conn.Login != "" {
+			if _, err := tx.Token(conn.Login); dspool.ErrorCode(err) == dspool.NotFound {
 				out = true
 			} else if err != nil {
 				return nil, err
 			}
 		}
+		tell := func(r dspool.Reason) {
+			end = append(end, api.Notice{Connection: conn.ID, Reason: toUser(conn.User, r)})
+		}
 		_, err = tx.User(conn.User)
 		switch {
 		case dspool.ErrorCode(err) == dspool.NotFound:
-			end = append(end, api.Notice{Connection: conn.ID, Text: "this account has been removed"})
+			tell(dspool.Reason{Code: dspool.WhyAccountRemoved})
 		case err != nil:
 			return nil, err
 		case out:
-			end = append(end, api.Notice{Connection: conn.ID, Text: "this browser's login at the portal has ended"})
+			tell(dspool.Reason{Code: dspool.WhyWebLoginEnded})
 		case s.State == dspool.SessionClosing || s.State == dspool.SessionClosed:
-			end = append(end, api.Notice{Connection: conn.ID, Text: "this session ends: " + cmp.Or(s.Reason, "it was closed")})
-		case removed != "":
-			end = append(end, api.Notice{Connection: conn.ID, Text: s.Machine + " is being removed: " + removed + "; your files are safe, log in again for another machine"})
+			tell(dspool.Reason{Code: dspool.WhySessionEndsNotice}.With(s.Reason.Or(dspool.Reason{Code: dspool.WhyClosed})))
+		case !removed.IsZero():
+			tell(dspool.Why(dspool.WhyMachineLeaves, dspool.ReasonParams{Machine: s.Machine}).With(removed))
 		}
 	}
 	return end, nil
@@ -215,7 +217,7 @@ func (c *Control) EndSilentConnections(ctx context.Context) error {
 				last = c.gateway.since
 			}
 			if time.Since(last) > silentConnection {
-				silent = append(silent, api.ConnectionReport{ID: conn.ID, BytesIn: conn.BytesIn, BytesOut: conn.BytesOut, Ended: true, Why: "its gateway is gone"})
+				silent = append(silent, api.ConnectionReport{ID: conn.ID, BytesIn: conn.BytesIn, BytesOut: conn.BytesOut, Ended: true, Why: dspool.Reason{Code: dspool.WhyGatewayGone}})
 			}
 		}
 		maps.DeleteFunc(c.gateway.heard, func(_ string, last time.Time) bool { return time.Since(last) > 2*silentConnection })
@@ -274,7 +276,7 @@ func (w *work) connectionMoved(conn dspool.Connection, r api.ConnectionReport) e
 			Actor: conn.User, Kind: "session.logout", Pool: s.Pool, Machine: s.Machine, User: conn.User,
 			Message: fmt.Sprintf("%s left after %s: %s in, %s out", conn.User, w.Now().Sub(conn.Started).Round(time.Second),
 				dspool.FormatBytes(conn.BytesIn), dspool.FormatBytes(conn.BytesOut)),
-			Reason: clip(r.Why),
+			Reason: heard(r.Why, conn.User),
 		})
 		if err != nil {
 			return err

@@ -3,6 +3,8 @@ package control
 import (
 	"sync"
 	"time"
+
+	"github.com/dspool/dspool"
 )
 
 // hubState is what is remembered of making the hub; nothing of it matters after a restart.
@@ -10,7 +12,7 @@ type hubState struct {
 	mu    sync.Mutex
 	made  time.Time
 	wait  time.Duration // before it may be made once more
-	fault string        // why it cannot be made; "" if it can
+	fault dspool.Reason // why it cannot be made; none if it can
 }
 
 // Limits of making a hub that ends again and again.
@@ -41,20 +43,20 @@ func (h *hubState) may(now time.Time) bool {
 func (h *hubState) note(err error) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	text := ""
+	var fault dspool.Reason
 	if err != nil {
-		text = "JupyterHub cannot be run: " + err.Error()
+		fault = dspool.Why(dspool.WhyHubFails, dspool.ReasonParams{Detail: dspool.Clip(err.Error())})
 	}
-	news := h.fault != text
-	h.fault = text
+	news := !h.fault.Equal(fault)
+	h.fault = fault
 	return news
 }
 
-func (h *hubState) problems() []string {
+func (h *hubState) problems() []dspool.Reason {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.fault == "" {
+	if h.fault.IsZero() {
 		return nil
 	}
-	return []string{h.fault}
+	return []dspool.Reason{h.fault}
 }

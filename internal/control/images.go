@@ -30,11 +30,13 @@ type Images interface {
 }
 
 // ListImages lists the images.
-func (c *Control) ListImages(ctx context.Context) (list api.List[dspool.Image], err error) {
+func (c *Control) ListImages(ctx context.Context, who auth.Subject) (list api.List[dspool.Image], err error) {
 	list.Items = []dspool.Image{}
 	err = c.Store.Read(ctx, func(tx *store.Tx) error {
 		images, err := tx.Images()
-		list.Items = append(list.Items, images...)
+		for _, i := range images {
+			list.Items = append(list.Items, showImage(who, i))
+		}
 		return err
 	})
 	return list, err
@@ -82,7 +84,7 @@ func (c *Control) BuildImage(ctx context.Context, who auth.Subject, name string)
 		if err := w.PutOperation(op); err != nil {
 			return err
 		}
-		img.State, img.Reason = dspool.ImageBuilding, ""
+		img.State, img.Reason = dspool.ImageBuilding, dspool.Reason{}
 		if err := w.PutImage(img); err != nil {
 			return err
 		}
@@ -155,9 +157,10 @@ func (w *work) built(was dspool.Image, key string, bytes int64, failed error) (s
 		if errors.As(failed, &e) {
 			failure.Hint = e.Hint
 		}
-		img.State, img.Reason = dspool.ImageFailed, clip(failed.Error())
+		img.State, img.Reason = dspool.ImageFailed, notBuilt(img.Name, failed)
+		failure = failure.WithReason(img.Reason)
 	} else {
-		img.State, img.Reason, img.Key, img.Bytes, img.Built = dspool.ImageReady, "", key, bytes, &now
+		img.State, img.Reason, img.Key, img.Bytes, img.Built = dspool.ImageReady, dspool.Reason{}, key, bytes, &now
 	}
 	if err := w.PutImage(img); err != nil {
 		return false, err
@@ -169,6 +172,10 @@ func (w *work) built(was dspool.Image, key string, bytes int64, failed error) (s
 	return img.Recipe != was.Recipe, w.event(dspool.Event{
 		Actor: "server", Kind: "image." + string(img.State), Message: fmt.Sprintf("image %s is %s", img.Name, img.State), Reason: img.Reason,
 	})
+}
+
+func notBuilt(name string, err error) dspool.Reason {
+	return dspool.Why(dspool.WhyImageFailed, dspool.ReasonParams{Name: name, Detail: dspool.Clip(err.Error())})
 }
 
 // ReleaseImages lets go of content that no image has any more and no machine stands on.
@@ -236,7 +243,7 @@ func (c *Control) EnsureImages(ctx context.Context) error {
 		there := img.Key != "" && c.Images.Has(img.Key)
 		switch {
 		case wrong != nil:
-			err = c.changeImage(ctx, img, func(i *dspool.Image) { i.State, i.Reason = dspool.ImageFailed, clip(wrong.Error()) })
+			err = c.changeImage(ctx, img, func(i *dspool.Image) { i.State, i.Reason = dspool.ImageFailed, notBuilt(img.Name, wrong) })
 		case img.Key != "" && !there:
 			err = c.changeImage(ctx, img, func(i *dspool.Image) { i.Key, i.State, i.Bytes, i.Built = "", dspool.ImageMissing, 0, nil })
 		}
@@ -314,7 +321,7 @@ func (c *Control) RemoveImage(ctx context.Context, who auth.Subject, name string
 		if img.Key == "" {
 			return dspool.Errorf(dspool.Conflict, "image %s is not built", name)
 		}
-		img.Key, img.State, img.Reason, img.Built, img.Bytes = "", dspool.ImageMissing, "removed by "+who.Name(), nil, 0
+		img.Key, img.State, img.Reason, img.Built, img.Bytes = "", dspool.ImageMissing, dspool.Why(dspool.WhyImageRemoved, dspool.ReasonParams{By: who.Name()}), nil, 0
 		if err := w.PutImage(img); err != nil {
 			return err
 		}

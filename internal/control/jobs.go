@@ -14,7 +14,7 @@ import (
 // Job returns a job that the subject may see.
 func (c *Control) Job(ctx context.Context, who auth.Subject, id int64) (dspool.Job, error) {
 	j, err := c.job(ctx, who, id)
-	return j.Job, err
+	return showJob(who, j.Job), err
 }
 
 func (c *Control) job(ctx context.Context, who auth.Subject, id int64) (row store.JobRow, err error) {
@@ -30,7 +30,6 @@ func seenJob(tx *store.Tx, who auth.Subject, id int64) (store.JobRow, error) {
 	if dspool.ErrorCode(err) == dspool.NotFound || (err == nil && !auth.CanOld(who, auth.See, auth.Job, row.User, row.Created)) {
 		return store.JobRow{}, hidden("job", strconv.FormatInt(id, 10))
 	}
-	row.Reason = discreet(who, row.Reason)
 	return row, err
 }
 
@@ -67,8 +66,7 @@ func (c *Control) Jobs(ctx context.Context, who auth.Subject, q JobQuery) (api.L
 					return nil
 				}
 				size += specSize(r.Spec)
-				r.Reason = discreet(who, r.Reason)
-				list.Items = append(list.Items, r.Job)
+				list.Items = append(list.Items, showJob(who, r.Job))
 				q.Before = r.ID
 			}
 			if len(rows) < 100 {
@@ -117,7 +115,7 @@ func (c *Control) Cancel(ctx context.Context, who auth.Subject, id int64) (dspoo
 		if err != nil {
 			return err
 		}
-		return w.cancelJob(&job, "cancelled by "+who.Name())
+		return w.cancelJob(&job, dspool.Why(dspool.WhyCancelledBy, dspool.ReasonParams{By: who.Name()}))
 	})
-	return job.Job, err
+	return showJob(who, job.Job), err
 }

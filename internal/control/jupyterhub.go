@@ -82,7 +82,7 @@ func (c *Control) ensureHub(ctx context.Context) error {
 			return err
 		}
 		for _, s := range h.elsewhere {
-			if err := w.closeSession(&s, "pool "+s.Pool+" runs no JupyterHub any more"); err != nil {
+			if err := w.closeSession(&s, dspool.Why(dspool.WhyNoHub, dspool.ReasonParams{Pool: s.Pool})); err != nil {
 				return err
 			}
 		}

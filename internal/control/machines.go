@@ -32,7 +32,7 @@ func (c *Control) Machines(ctx context.Context, who auth.Subject, pool string, a
 			rows = rows[:maxMachines]
 		}
 		for _, r := range rows {
-			m, err := shown(tx, who, r)
+			m, err := machineOf(tx, who, r)
 			if err != nil {
 				return err
 			}
@@ -51,7 +51,7 @@ func (c *Control) Machine(ctx context.Context, who auth.Subject, name string) (d
 		if err != nil {
 			return err
 		}
-		if d.Machine, err = shown(tx, who, row); err != nil {
+		if d.Machine, err = machineOf(tx, who, row); err != nil {
 			return err
 		}
 		open, err := tx.OpenAttempts(name)
@@ -60,26 +60,25 @@ func (c *Control) Machine(ctx context.Context, who auth.Subject, name string) (d
 		}
 		for _, a := range open {
 			if auth.CanOld(who, auth.See, auth.Job, a.User, a.Assigned) {
-				d.Tasks = append(d.Tasks, dspool.Task{
+				d.Tasks = append(d.Tasks, showTask(who, a.User, dspool.Task{
 					Job: a.Job, Index: a.Index, State: a.State, Reason: a.Reason, Attempt: a.ID,
 					Machine: name, ExitCode: a.ExitCode, Started: a.Started, Ended: a.Ended,
-				})
+				}))
 			}
 		}
 		d.Events, err = tx.Events(store.EventFilter{Machine: name, Latest: true, Limit: 20, User: visibleTo(who), Since: who.Since})
 		for i := range d.Events {
-			d.Events[i].Reason = discreet(who, d.Events[i].Reason)
+			d.Events[i] = showEvent(who, d.Events[i])
 		}
 		return err
 	})
 	return d, err
 }
 
-// shown is a machine as a subject sees it. Attempts placed ahead wait on it and hold nothing yet:
+// machineOf is a machine as a subject sees it. Attempts placed ahead wait on it and hold nothing yet:
 // they are left out of what is used.
-func shown(tx *store.Tx, who auth.Subject, row store.MachineRow) (dspool.Machine, error) {
-	m := row.Machine
-	m.Reason = discreet(who, m.Reason)
+func machineOf(tx *store.Tx, who auth.Subject, row store.MachineRow) (dspool.Machine, error) {
+	m := showMachine(who, row.Machine)
 	if m.Used.Fits(m.Resources) {
 		return m, nil
 	}
@@ -121,12 +120,11 @@ func (c *Control) RemoveMachine(ctx context.Context, who auth.Subject, name stri
 		if m.State.Ended() {
 			return dspool.Errorf(dspool.Conflict, "machine %s is already %s", name, m.State)
 		}
-		why := "removed by " + who.Name()
 		op = dspool.Operation{
 			ID: auth.NewID(), Kind: opRemoveMachine, Target: name, User: who.Name(),
 			State: dspool.OperationRunning, Progress: "waits until nothing runs on it", Created: w.Now(),
 		}
-		m.Remove = why
+		m.Remove = dspool.Why(dspool.WhyRemovedBy, dspool.ReasonParams{By: who.Name()})
 		if force {
 			op.Progress = "removing it"
 			now := w.Now()
@@ -165,7 +163,7 @@ func (c *Control) MachineEnded(ctx context.Context, name string) error {
 			return err
 		}
 		former = m.ImageKey != image.Key
-		why := fmt.Sprintf("its machine %s is gone: %s", name, cmp.Or(m.Failure, m.Reason))
+		why := dspool.Why(dspool.WhyMachineGone, dspool.ReasonParams{Machine: name}).With(m.Failure.Or(m.Reason))
 		if err := w.loseAttempts(name, why); err != nil {
 			return err
 		}
@@ -174,7 +172,7 @@ func (c *Control) MachineEnded(ctx context.Context, name string) error {
 		}
 		now := w.Now()
 		m.State, m.Ended, m.TokenHash = dspool.Gone, &now, ""
-		if m.Failure != "" {
+		if !m.Failure.IsZero() {
 			m.State = dspool.Failed
 		}
 		if err := w.UpdateMachine(m); err != nil {
@@ -186,7 +184,7 @@ func (c *Control) MachineEnded(ctx context.Context, name string) error {
 		}
 		return w.event(dspool.Event{
 			Actor: "server", Kind: "machine." + string(m.State), Pool: m.Pool, Machine: name,
-			Message: fmt.Sprintf("%s is gone", name), Reason: cmp.Or(m.Failure, m.Reason),
+			Message: fmt.Sprintf("%s is gone", name), Reason: m.Failure.Or(m.Reason),
 		})
 	})
 	if err == nil && former {
@@ -196,13 +194,14 @@ func (c *Control) MachineEnded(ctx context.Context, name string) error {
 }
 
 // MachineLost records a machine's fault and begins its end.
-func (c *Control) MachineLost(ctx context.Context, name, failure string) error {
+func (c *Control) MachineLost(ctx context.Context, name string, failure dspool.Reason) error {
 	return c.write(ctx, func(w *work) error {
 		m, err := w.Machine(name)
 		if err != nil || m.State.Ended() || m.State == dspool.Destroying {
 			return err
 		}
-		m.State, m.Failure, m.Reason = dspool.Destroying, clip(failure), clip(failure)
+		failure = failure.Clipped()
+		m.State, m.Failure, m.Reason = dspool.Destroying, failure, failure
 		m.Tries, m.RetryAt = 0, w.Now()
 		if err := w.UpdateMachine(m); err != nil {
 			return err
@@ -222,6 +221,7 @@ func (c *Control) Operation(ctx context.Context, who auth.Subject, id string) (o
 		if dspool.ErrorCode(err) == dspool.NotFound || (err == nil && !auth.CanOld(who, auth.See, auth.Operation, op.User, op.Created)) {
 			return hidden("operation", dspool.Quote(id))
 		}
+		op = showOperation(who, op)
 		return err
 	})
 	return op, err

@@ -201,7 +201,7 @@ func (c *Control) setPassword(ctx context.Context, who auth.Subject, name string
 		if err := w.Tx.SetPassword(name, hash); err != nil {
 			return err
 		}
-		if err := w.endWebLogins(who, name, "the password was changed", func(t store.TokenRow) bool { return t.ID != keep }); err != nil {
+		if err := w.endWebLogins(who, name, dspool.Reason{Code: dspool.WhyPasswordChanged}, func(t store.TokenRow) bool { return t.ID != keep }); err != nil {
 			return err
 		}
 		return w.event(dspool.Event{Actor: who.Name(), Kind: "user.password", User: name, Message: "password of " + name + map[bool]string{true: " set", false: " removed"}[hash != ""]})
@@ -395,7 +395,7 @@ func (c *Control) Revoke(ctx context.Context, who auth.Subject, req api.Revocati
 			return err
 		}
 		w.wake(topicGateway)
-		return w.event(dspool.Event{Actor: who.Name(), Kind: "certificate.revoked", Message: what + " revoked", Reason: req.Why})
+		return w.event(dspool.Event{Actor: who.Name(), Kind: "certificate.revoked", Message: what + " revoked", Reason: dspool.Why(dspool.WhyStated, dspool.ReasonParams{Detail: req.Why})})
 	})
 }
 

@@ -12,29 +12,29 @@ import (
 )
 
 // Pools lists the pools with what stands in them.
-func (c *Control) Pools(ctx context.Context, _ auth.Subject) (list api.List[api.PoolStatus], err error) {
+func (c *Control) Pools(ctx context.Context, who auth.Subject) (list api.List[api.PoolStatus], err error) {
 	list.Items = []api.PoolStatus{}
 	err = c.Store.Read(ctx, func(tx *store.Tx) error {
-		list.Items, err = poolStatuses(tx)
+		list.Items, err = poolStatuses(tx, who)
 		return err
 	})
 	return list, err
 }
 
 // Pool shows one pool.
-func (c *Control) Pool(ctx context.Context, _ auth.Subject, name string) (p api.PoolStatus, err error) {
+func (c *Control) Pool(ctx context.Context, who auth.Subject, name string) (p api.PoolStatus, err error) {
 	err = c.Store.Read(ctx, func(tx *store.Tx) error {
-		p, err = poolStatus(tx, name)
+		p, err = poolStatus(tx, who, name)
 		return err
 	})
 	return p, err
 }
 
-func poolStatus(tx *store.Tx, name string) (api.PoolStatus, error) {
+func poolStatus(tx *store.Tx, who auth.Subject, name string) (api.PoolStatus, error) {
 	if _, err := tx.Pool(name); err != nil {
 		return api.PoolStatus{}, err
 	}
-	all, err := poolStatuses(tx)
+	all, err := poolStatuses(tx, who)
 	for _, p := range all {
 		if p.Name == name {
 			return p, err
@@ -43,7 +43,7 @@ func poolStatus(tx *store.Tx, name string) (api.PoolStatus, error) {
 	return api.PoolStatus{}, err
 }
 
-func poolStatuses(tx *store.Tx) ([]api.PoolStatus, error) {
+func poolStatuses(tx *store.Tx, who auth.Subject) ([]api.PoolStatus, error) {
 	pools, err := tx.Pools()
 	if err != nil {
 		return nil, err
@@ -59,11 +59,11 @@ func poolStatuses(tx *store.Tx) ([]api.PoolStatus, error) {
 	out := make([]api.PoolStatus, len(pools))
 	at := map[string]*api.PoolStatus{}
 	for i, p := range pools {
-		note, err := tx.Setting(NoteSetting(p.Name))
+		note, err := tx.Note(p.Name)
 		if err != nil {
 			return nil, err
 		}
-		out[i] = api.PoolStatus{Pool: p, Note: note}
+		out[i] = api.PoolStatus{Pool: p, Note: show(who, note)}
 		at[p.Name] = &out[i]
 	}
 	for _, m := range machines {
@@ -85,9 +85,6 @@ func poolStatuses(tx *store.Tx) ([]api.PoolStatus, error) {
 	}
 	return out, nil
 }
-
-// NoteSetting is the setting that holds why a pool does not grow when it should.
-func NoteSetting(pool string) string { return "note." + pool }
 
 // Resize changes a pool's min, max and spare. The next apply of a file that says otherwise
 // changes them back.
@@ -126,7 +123,7 @@ func (c *Control) Resize(ctx context.Context, who auth.Subject, name string, req
 		if err != nil {
 			return err
 		}
-		p, err = poolStatus(w.Tx, name)
+		p, err = poolStatus(w.Tx, who, name)
 		return err
 	})
 	return p, err
@@ -147,17 +144,21 @@ func (c *Control) Sizes(ctx context.Context) (list api.List[dspool.Size], err er
 func (c *Control) Status(ctx context.Context, who auth.Subject) (s api.Status, err error) {
 	s = api.Status{
 		Version: c.Version, Installation: c.Store.Installation(), Started: c.started,
-		Hosts: api.HostStatus{Capacity: c.Capacity}, Images: []dspool.Image{}, Defaults: map[string]string{}, Problems: append([]string{}, c.otherProblems()...),
+		Hosts: api.HostStatus{Capacity: c.Capacity}, Images: []dspool.Image{}, Defaults: map[string]string{}, Problems: []dspool.Reason{},
+	}
+	problem := func(r dspool.Reason) { s.Problems = append(s.Problems, show(who, r)) }
+	for _, r := range c.otherProblems() {
+		problem(r)
 	}
 	err = c.Store.Read(ctx, func(tx *store.Tx) error {
-		if s.Pools, err = poolStatuses(tx); err != nil {
+		if s.Pools, err = poolStatuses(tx, who); err != nil {
 			return err
 		}
 		for _, p := range s.Pools {
 			s.QueuedTasks += p.Queued
 			s.RunningTasks += p.Running
-			if p.Note != "" {
-				s.Problems = append(s.Problems, "pool "+p.Name+": "+p.Note)
+			if !p.Note.IsZero() {
+				problem(dspool.Why(dspool.WhyPoolProblem, dspool.ReasonParams{Pool: p.Name}).With(p.Note))
 			}
 		}
 		machines, err := tx.LiveMachines()
@@ -167,7 +168,7 @@ func (c *Control) Status(ctx context.Context, who auth.Subject) (s api.Status, e
 		for _, m := range machines {
 			s.Hosts.Used = s.Hosts.Used.Add(m.Resources)
 			if m.Health == dspool.Unhealthy {
-				s.Problems = append(s.Problems, "machine "+m.Name+" is unhealthy: "+m.HealthReason)
+				problem(dspool.Why(dspool.WhyMachineProblem, dspool.ReasonParams{Machine: m.Name}).With(m.HealthReason))
 			}
 		}
 		images, err := tx.Images()
@@ -175,9 +176,9 @@ func (c *Control) Status(ctx context.Context, who auth.Subject) (s api.Status, e
 			return err
 		}
 		for _, i := range images {
-			s.Images = append(s.Images, i)
+			s.Images = append(s.Images, showImage(who, i))
 			if i.State == dspool.ImageFailed {
-				s.Problems = append(s.Problems, "image "+i.Name+" could not be built: "+i.Reason)
+				problem(i.Reason)
 			}
 		}
 		for _, key := range []string{settingUser, settingPool, settingJobsShare} {

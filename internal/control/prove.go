@@ -73,7 +73,7 @@ func (c *Control) ProveWho(ctx context.Context, p api.Proof) (id api.Identity, e
 	if !ok {
 		if !p.Probe && p.Method == "password" && known {
 			err := c.write(ctx, func(w *work) error {
-				return w.event(dspool.Event{Actor: "gateway", Kind: "login.refused", User: p.User, Message: "a login as " + p.User + " from " + clip(p.From) + " was refused", Reason: "wrong password"})
+				return w.event(dspool.Event{Actor: "gateway", Kind: "login.refused", User: p.User, Message: "a login as " + p.User + " from " + dspool.Clip(p.From) + " was refused", Reason: dspool.Reason{Code: dspool.WhyWrongPassword}})
 			})
 			if err != nil {
 				c.Log.Error("record refused login", "err", err)

@@ -150,7 +150,7 @@ func (c *Control) recording(ctx context.Context, who auth.Subject, id string) (r
 }
 
 func noRecording(id string) error {
-	return dspool.Errorf(dspool.NotFound, "there is no recording %s", dspool.Quote(clip(id))).WithHint("`dspool recording list` shows them")
+	return dspool.Errorf(dspool.NotFound, "there is no recording %s", dspool.Quote(dspool.Clip(id))).WithHint("`dspool recording list` shows them")
 }
 
 // connectedAs fills in what the store knows of a recording's connection, if it still does.

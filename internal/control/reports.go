@@ -1,11 +1,9 @@
 package control
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/dspool/dspool"
@@ -68,11 +66,11 @@ func (c *Control) Report(ctx context.Context, machine string, r api.Report) erro
 }
 
 func (w *work) noteHealth(m *store.MachineRow, r api.Report, news func(string, time.Time) bool) error {
-	health, reason := dspool.Healthy, ""
+	health, reason := dspool.Healthy, dspool.Reason{}
 	if r.Health == dspool.Unhealthy {
-		health, reason = dspool.Unhealthy, clip(r.Reason)
+		health, reason = dspool.Unhealthy, heard(r.Reason, "")
 	}
-	changed := m.State == dspool.Ready && (m.Health != health || m.HealthReason != reason)
+	changed := m.State == dspool.Ready && (m.Health != health || !m.HealthReason.Equal(reason))
 	if !changed && w.Now().Sub(m.Seen) < seenEvery {
 		return nil
 	}
@@ -101,7 +99,7 @@ func (l *ledger) reported(machine string, row store.AttemptRow, r api.AttemptRep
 		return nil
 	}
 	wish := row.Claims[i]
-	o := outcome{State: r.State, ExitCode: r.ExitCode, Reason: clip(r.Reason), Started: r.Started, Ended: r.Ended}
+	o := outcome{State: r.State, ExitCode: r.ExitCode, Reason: heard(r.Reason, row.User), Started: r.Started, Ended: r.Ended}
 	if o.ExitCode != nil && (*o.ExitCode < 0 || *o.ExitCode > 255) {
 		o.ExitCode = nil
 	}
@@ -114,14 +112,14 @@ func (l *ledger) reported(machine string, row store.AttemptRow, r api.AttemptRep
 		}
 	case r.State == dspool.TaskSucceeded && ran:
 	case r.State == dspool.TaskSucceeded:
-		o.State, o.Reason = dspool.TaskFailed, "its machine reported success of a task that never started"
+		o.State, o.Reason = dspool.TaskFailed, dspool.Reason{Code: dspool.WhyNeverStarted}
 	case r.State == dspool.TaskCancelled && wish.Desired == store.Recall && !ran:
 		l.putBack(row)
 		return nil
 	case r.State == dspool.TaskCancelled && wish.Desired == store.Cancel:
-		o.Reason = cmp.Or(wish.Why, o.Reason)
+		o.Reason = wish.Why.Or(o.Reason)
 	case r.State == dspool.TaskCancelled:
-		o.State, o.Reason = dspool.TaskFailed, "its machine gave it up: "+cmp.Or(o.Reason, "it did not say why")
+		o.State, o.Reason = dspool.TaskFailed, dspool.Reason{Code: dspool.WhyGivenUp}.With(o.Reason.Or(dspool.Reason{Code: dspool.WhyNotSaid}))
 	case r.State == dspool.TaskFailed && wish.Desired == store.Cancel:
 		o.State, o.Reason = dspool.TaskCancelled, wish.Why
 	case r.State == dspool.TaskFailed:
@@ -135,19 +133,4 @@ func (l *ledger) reported(machine string, row store.AttemptRow, r api.AttemptRep
 		Actor: "machine " + machine, Kind: "task.failed", Machine: machine, Job: row.Job, User: row.User,
 		Message: fmt.Sprintf("task %d of job %d failed", row.Index, row.Job), Reason: o.Reason,
 	})
-}
-
-// clip bounds what a machine or a program may make us store and print: neither long nor with
-// characters that move a terminal's cursor or turn the text around.
-func clip(s string) string {
-	const most = 500
-	if len(s) > most {
-		s = s[:most] + "…"
-	}
-	return strings.Map(func(r rune) rune {
-		if dspool.CheckTitle("", string(r)) != nil {
-			return ' '
-		}
-		return r
-	}, strings.ToValidUTF8(s, ""))
 }

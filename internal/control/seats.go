@@ -61,7 +61,7 @@ func (d *Decision) enactSessions(p plan.Plan) error {
 		if err != nil {
 			return err
 		}
-		if s.State == dspool.SessionWaiting && (s.Reason != q.Reason || s.Position != q.Position) {
+		if s.State == dspool.SessionWaiting && (!s.Reason.Equal(q.Reason) || s.Position != q.Position) {
 			s.Reason, s.Position = q.Reason, q.Position
 			if err := d.UpdateSession(s); err != nil {
 				return err
@@ -85,7 +85,7 @@ func (c *Control) sessionDirectives(tx *store.Tx, rows []store.SessionRow) ([]ap
 	for _, s := range rows {
 		d := api.SessionDirective{
 			ID: s.ID, User: s.User, UID: s.UID, GID: s.UID, Home: dspool.HomeMount + "/" + s.User,
-			Request: s.Request, Close: s.Close != "", Reason: s.Close,
+			Request: s.Request, Close: !s.Close.IsZero(), Reason: toUser(s.User, s.Close),
 		}
 		for _, g := range groups {
 			if slices.Contains(g.Members, s.User) {
@@ -117,7 +117,7 @@ func (c *Control) sessionDirectives(tx *store.Tx, rows []store.SessionRow) ([]ap
 // appDirectives are the apps that are to run in a session, and those that are to end: its machine may not
 // have begun with them.
 func (c *Control) appDirectives(tx *store.Tx, s store.SessionRow) (out []api.AppDirective, err error) {
-	if s.Close != "" {
+	if !s.Close.IsZero() {
 		return nil, nil
 	}
 	apps, err := tx.AppsOf(s.ID)
@@ -238,11 +238,11 @@ func (w *work) sessionsReported(machine string, reports []api.SessionReport) err
 		switch {
 		case r.State == dspool.SessionClosed:
 			why := s.Close
-			if r.Failed != "" {
-				why = "it could not be opened: " + clip(r.Failed)
+			if !r.Failed.IsZero() {
+				why = heard(r.Failed, s.User)
 			}
-			if why == "" && s.State != dspool.SessionClosing {
-				why = "its machine ended it"
+			if why.IsZero() && s.State != dspool.SessionClosing {
+				why = dspool.Reason{Code: dspool.WhyEndedByMachine}
 			}
 			if err := w.endSession(&s, why); err != nil {
 				return err
@@ -263,9 +263,9 @@ func (w *work) sessionsReported(machine string, reports []api.SessionReport) err
 
 func (w *work) sessionOpen(s store.SessionRow, r api.SessionReport) (store.SessionRow, error) {
 	opened := s.State == dspool.SessionPlaced
-	activity := clip(r.Activity)
+	activity := heard(r.Activity, s.User)
 	// When it was last active is worth a write when the verdict changes, or now and then.
-	if !opened && s.Active == r.Active && s.Activity == activity && (!r.Active || w.Now().Sub(s.LastActive) < seenEvery) {
+	if !opened && s.Active == r.Active && s.Activity.Equal(activity) && (!r.Active || w.Now().Sub(s.LastActive) < seenEvery) {
 		return s, nil
 	}
 	s.Active, s.Activity = r.Active, activity
@@ -274,7 +274,7 @@ func (w *work) sessionOpen(s store.SessionRow, r api.SessionReport) (store.Sessi
 	}
 	if opened {
 		now := w.Now()
-		s.State, s.Opened, s.Reason = dspool.SessionOpen, &now, ""
+		s.State, s.Opened, s.Reason = dspool.SessionOpen, &now, dspool.Reason{}
 	}
 	w.wake(TopicSession(s.ID), topicPlan)
 	if err := w.UpdateSession(s); err != nil || !opened {
@@ -284,7 +284,7 @@ func (w *work) sessionOpen(s store.SessionRow, r api.SessionReport) (store.Sessi
 }
 
 // closeSessionsOf ends the sessions of a machine that is no more.
-func (w *work) closeSessionsOf(machine, why string) error {
+func (w *work) closeSessionsOf(machine string, why dspool.Reason) error {
 	rows, err := w.OpenSessions()
 	if err != nil {
 		return err

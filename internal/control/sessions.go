@@ -36,7 +36,7 @@ func (c *Control) OpenSession(ctx context.Context, req api.OpenSession, step fun
 		if err != nil {
 			return err
 		}
-		if now.Message != last.Message || now.Position != last.Position || now.Ready != nil || now.Failed != nil {
+		if !now.Reason.Equal(last.Reason) || now.Position != last.Position || now.Ready != nil || now.Failed != nil {
 			if err := step(now); err != nil {
 				c.leave(req.Connection)
 				return err
@@ -133,7 +133,7 @@ func (w *work) connect(c *Control, req api.OpenSession, s store.SessionRow) erro
 		return err
 	}
 	conn := dspool.Connection{
-		ID: req.Connection, Session: s.ID, User: s.User, Protocol: req.Protocol, From: clip(req.From), Auth: clip(req.Auth), Started: w.Now(),
+		ID: req.Connection, Session: s.ID, User: s.User, Protocol: req.Protocol, From: dspool.Clip(req.From), Auth: dspool.Clip(req.Auth), Login: dspool.Clip(req.Login), Started: w.Now(),
 	}
 	if err := w.AddConnection(conn); err != nil {
 		return err
@@ -151,7 +151,7 @@ func (w *work) connect(c *Control, req api.OpenSession, s store.SessionRow) erro
 
 func (w *work) newSession(user dspool.User, pool dspool.Pool, size string, request dspool.Resources) (s store.SessionRow, err error) {
 	s.User, s.Pool, s.Size, s.UID, s.State = user.Name, pool.Name, size, user.UID, dspool.SessionWaiting
-	s.Created, s.LastActive, s.Reason, s.Request = w.Now(), w.Now(), "looking for a machine", request
+	s.Created, s.LastActive, s.Reason, s.Request = w.Now(), w.Now(), dspool.Reason{Code: dspool.WhyLooking}, request
 	return s, w.InsertSession(&s)
 }
 
@@ -159,7 +159,7 @@ func (w *work) newSession(user dspool.User, pool dspool.Pool, size string, reque
 func (c *Control) leave(connection string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.base), 5*time.Second)
 	defer cancel()
-	err := c.ReportConnections(ctx, []api.ConnectionReport{{ID: connection, Ended: true, Why: "gave up waiting"}})
+	err := c.ReportConnections(ctx, []api.ConnectionReport{{ID: connection, Ended: true, Why: dspool.Reason{Code: dspool.WhyGaveUpWaiting}}})
 	if err != nil {
 		c.Log.Error("record that a connection ended", "err", err)
 	}
@@ -173,13 +173,14 @@ func (c *Control) sessionStep(ctx context.Context, id int64) (st api.SessionStep
 			return err
 		}
 		st.Session = id
+		defer func() { st.Reason = toUser(s.User, st.Reason) }()
 		switch s.State {
 		case dspool.SessionWaiting:
-			st.Message, st.Position = cmp.Or(s.Reason, "looking for a machine"), s.Position
+			st.Reason, st.Position = s.Reason.Or(dspool.Reason{Code: dspool.WhyLooking}), s.Position
 			st.Estimate, err = startEstimate(tx, s)
 			return err
 		case dspool.SessionPlaced:
-			st.Message = "preparing " + s.Machine
+			st.Reason = dspool.Why(dspool.WhyPreparing, dspool.ReasonParams{Machine: s.Machine})
 			return nil
 		case dspool.SessionOpen:
 			m, err := tx.Machine(s.Machine)
@@ -190,7 +191,7 @@ func (c *Control) sessionStep(ctx context.Context, id int64) (st api.SessionStep
 			if err != nil {
 				return err
 			}
-			st.Message = s.Machine
+			st.Reason = dspool.Why(dspool.WhyOpen, dspool.ReasonParams{Machine: s.Machine})
 			if m.HostKey == "" {
 				st.Failed = dspool.Errorf(dspool.Conflict, "the machines of pool %s have no OpenSSH server", s.Pool).
 					WithHint("add the package openssh-server to the recipe of image %s", m.Image)
@@ -199,8 +200,8 @@ func (c *Control) sessionStep(ctx context.Context, id int64) (st api.SessionStep
 			st.Ready = &api.MachineAccess{Machine: s.Machine, Address: m.Address + ":" + sshPort, HostKeys: []string{m.HostKey}, Record: pool.Policy.Record}
 			return nil
 		}
-		e := dspool.Errorf(dspool.Unavailable, "the session has ended: %s", cmp.Or(s.Reason, "no reason is known"))
-		st.Message, st.Failed = e.Message, e
+		st.Reason = toUser(s.User, s.Reason.Or(dspool.Reason{Code: dspool.WhyClosed}))
+		st.Failed = dspool.Errorf(dspool.Unavailable, "the session has ended: %s", st.Reason).WithReason(st.Reason)
 		return nil
 	})
 	return st, err
@@ -261,7 +262,7 @@ func (c *Control) ListSessions(ctx context.Context, who auth.Subject, q SessionQ
 				list.More = true
 				break
 			}
-			list.Items = append(list.Items, r.Session)
+			list.Items = append(list.Items, showSession(who, r.Session))
 		}
 		return err
 	})
@@ -284,7 +285,7 @@ func (c *Control) Session(ctx context.Context, who auth.Subject, id int64) (d ap
 		if err != nil {
 			return err
 		}
-		d.Session = s.Session
+		d.Session = showSession(who, s.Session)
 		open, err := tx.OpenConnections(id)
 		if err != nil {
 			return err
@@ -293,8 +294,7 @@ func (c *Control) Session(ctx context.Context, who auth.Subject, id int64) (d ap
 		events, err := tx.Events(store.EventFilter{Pool: s.Pool, User: s.User, Latest: true, Limit: 200})
 		for _, e := range events {
 			if !e.Time.Before(s.Created) && (e.User == s.User || e.Machine != "" && e.Machine == s.Machine) && (s.Ended == nil || !e.Time.After(*s.Ended)) {
-				e.Reason = discreet(who, e.Reason)
-				d.Events = append(d.Events, e)
+				d.Events = append(d.Events, showEvent(who, e))
 			}
 		}
 		return err
@@ -332,7 +332,7 @@ func (c *Control) KeepSession(ctx context.Context, who auth.Subject, id int64, d
 		if err := w.UpdateSession(s); err != nil {
 			return err
 		}
-		out = s.Session
+		out = showSession(who, s.Session)
 		w.wake(topicPlan, TopicSession(id))
 		message := fmt.Sprintf("%s keeps session %d for %s", who.Name(), id, dspool.Duration(d))
 		return w.event(dspool.Event{Actor: who.Name(), Kind: "session.keep", Pool: s.Pool, Machine: s.Machine, User: s.User, Message: message})
@@ -353,7 +353,7 @@ func (c *Control) CloseSession(ctx context.Context, who auth.Subject, id int64) 
 		if err := w.PutOperation(op); err != nil {
 			return err
 		}
-		if err := w.closeSession(&s, "closed by "+who.Name()); err != nil {
+		if err := w.closeSession(&s, dspool.Why(dspool.WhyClosedBy, dspool.ReasonParams{By: who.Name()})); err != nil {
 			return err
 		}
 		op, err = w.Operation(op.ID)
@@ -365,7 +365,7 @@ func (c *Control) CloseSession(ctx context.Context, who auth.Subject, id int64) 
 const opCloseSession = "session.close"
 
 // closeSession begins a session's end: at once where nothing of it is on a machine yet.
-func (w *work) closeSession(s *store.SessionRow, why string) error {
+func (w *work) closeSession(s *store.SessionRow, why dspool.Reason) error {
 	w.wake(topicPlan, topicGateway, TopicSession(s.ID))
 	switch s.State {
 	case dspool.SessionClosed:
@@ -387,9 +387,9 @@ func (w *work) closeSession(s *store.SessionRow, why string) error {
 }
 
 // endSession records that nothing is left of a session.
-func (w *work) endSession(s *store.SessionRow, why string) error {
+func (w *work) endSession(s *store.SessionRow, why dspool.Reason) error {
 	now := w.Now()
-	s.State, s.Reason, s.Ended, s.Position = dspool.SessionClosed, cmp.Or(why, s.Reason), &now, 0
+	s.State, s.Reason, s.Ended, s.Position = dspool.SessionClosed, why.Or(s.Reason), &now, 0
 	if err := w.UpdateSession(*s); err != nil {
 		return err
 	}

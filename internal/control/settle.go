@@ -1,7 +1,6 @@
 package control
 
 import (
-	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -66,7 +65,7 @@ func count(c *dspool.Counts, s dspool.TaskState, n int64) {
 type outcome struct {
 	State    dspool.TaskState
 	ExitCode *int
-	Reason   string
+	Reason   dspool.Reason
 	Started  *time.Time
 	Ended    *time.Time
 }
@@ -185,36 +184,32 @@ func (l *ledger) end(job *store.JobRow) {
 	case t.Cancelled > 0:
 		job.State = dspool.JobCancelled
 	default:
-		job.State, job.Reason = dspool.JobSucceeded, ""
+		job.State, job.Reason = dspool.JobSucceeded, dspool.Reason{}
 	}
 }
 
 // why is the reason of a job's only task.
-func (l *ledger) why(job int64) string {
+func (l *ledger) why(job int64) dspool.Reason {
 	for _, a := range l.attempts {
 		if a.Job == job {
 			return a.Reason
 		}
 	}
-	return ""
+	return dspool.Reason{}
 }
 
 // failure sums up what became of an array that did not succeed.
-func failure(t dspool.Counts) string {
-	var parts []string
+func failure(t dspool.Counts) dspool.Reason {
+	var parts []dspool.Reason
 	for _, p := range []struct {
 		n    int64
-		word string
-	}{{t.Failed, "failed"}, {t.Lost, "lost"}, {t.Cancelled, "cancelled"}} {
+		code dspool.ReasonCode
+	}{{t.Failed, dspool.WhyCountFailed}, {t.Lost, dspool.WhyCountLost}, {t.Cancelled, dspool.WhyCountCancelled}} {
 		if p.n > 0 {
-			parts = append(parts, fmt.Sprintf("%d %s", p.n, p.word))
+			parts = append(parts, dspool.Why(p.code, dspool.ReasonParams{Count: p.n}))
 		}
 	}
-	s := fmt.Sprintf("%s of %d tasks", parts[0], t.Total)
-	for _, p := range parts[1:] {
-		s += ", " + p
-	}
-	return s
+	return dspool.Why(dspool.WhyTasksNot, dspool.ReasonParams{Limit: t.Total}).With(parts...)
 }
 
 // announce tells of a job's end and unblocks or cancels the jobs that wait for it.
@@ -222,7 +217,7 @@ func (l *ledger) announce(job store.JobRow) error {
 	l.wake(TopicJob(job.ID), topicPlan)
 	err := l.event(dspool.Event{
 		Actor: "server", Kind: "job." + string(job.State), Pool: job.Spec.Pool, Job: job.ID, User: job.User,
-		Message: fmt.Sprintf("job %d %s", job.ID, job.State), Reason: cmp.Or(job.Reason, map[bool]string{true: "its task succeeded", false: fmt.Sprintf("all %d tasks succeeded", job.Tasks.Total)}[job.Tasks.Total == 1]),
+		Message: fmt.Sprintf("job %d %s", job.ID, job.State), Reason: job.Reason.Or(dspool.Why(dspool.WhySucceeded, dspool.ReasonParams{Count: job.Tasks.Total})),
 	})
 	if err != nil {
 		return err
@@ -241,7 +236,7 @@ func (l *ledger) announce(job store.JobRow) error {
 			continue
 		}
 		if job.State != dspool.JobSucceeded {
-			if err := l.cancelJob(&w, fmt.Sprintf("job %d, which it waits for, %s", job.ID, job.State)); err != nil {
+			if err := l.cancelJob(&w, dspool.Why(dspool.WhyAfterEnded, dspool.ReasonParams{Job: job.ID, User: job.User, Name: string(job.State)})); err != nil {
 				return err
 			}
 			continue
@@ -256,26 +251,26 @@ func (l *ledger) announce(job store.JobRow) error {
 	return nil
 }
 
-// blocker says for which of the jobs one still has to wait, or "".
-func (w *work) blocker(after []int64) (string, error) {
+// blocker says for which of the jobs one still has to wait; none if for none.
+func (w *work) blocker(after []int64) (dspool.Reason, error) {
 	if len(after) == 0 {
-		return "", nil
+		return dspool.Reason{}, nil
 	}
 	jobs, err := w.JobsByID(after)
 	if err != nil {
-		return "", err
+		return dspool.Reason{}, err
 	}
 	for _, id := range after {
 		if jobs[id].State != dspool.JobSucceeded {
-			return fmt.Sprintf("waits for job %d", id), nil
+			return dspool.Why(dspool.WhyWaitsForJob, dspool.ReasonParams{Job: id, User: jobs[id].User}), nil
 		}
 	}
-	return "", nil
+	return dspool.Reason{}, nil
 }
 
 // cancelJob takes a job's pending tasks out of the queue and asks machines to end the others.
-func (w *work) cancelJob(job *store.JobRow, why string) error {
-	job.Cancelling, job.Reason, job.Blocked = true, why, ""
+func (w *work) cancelJob(job *store.JobRow, why dspool.Reason) error {
+	job.Cancelling, job.Reason, job.Blocked = true, why, dspool.Reason{}
 	job.Tasks.Cancelled += job.Tasks.Pending
 	job.Tasks.Pending, job.Pending = 0, dspool.IndexSet{}
 	open, err := w.OpenAttemptsOfJob(job.ID)
@@ -299,7 +294,7 @@ func (w *work) cancelJob(job *store.JobRow, why string) error {
 }
 
 // loseAttempts ends everything still open on a machine that is no more.
-func (w *work) loseAttempts(machine, why string) error {
+func (w *work) loseAttempts(machine string, why dspool.Reason) error {
 	open, err := w.OpenAttempts(machine)
 	if err != nil || len(open) == 0 {
 		return err

@@ -50,7 +50,9 @@ func (c *Control) Tasks(ctx context.Context, who auth.Subject, id int64, q TaskQ
 		if len(items) > q.Limit {
 			items, list.More = items[:q.Limit], true
 		}
-		list.Items = append(list.Items, items...)
+		for _, t := range items {
+			list.Items = append(list.Items, showTask(who, job.User, t))
+		}
 		return nil
 	})
 }
@@ -115,6 +117,7 @@ func (c *Control) Task(ctx context.Context, who auth.Subject, id, index int64) (
 			return err
 		}
 		task, err = taskOf(tx, job, index)
+		task = showTask(who, job.User, task)
 		return err
 	})
 	return task, err

@@ -121,7 +121,7 @@ func (c *Control) RemoveUser(ctx context.Context, who auth.Subject, name string)
 				}
 				continue
 			}
-			if err := w.cancelJob(&j, "user "+name+" was removed"); err != nil {
+			if err := w.cancelJob(&j, dspool.Why(dspool.WhyUserRemoved, dspool.ReasonParams{User: name})); err != nil {
 				return err
 			}
 		}
@@ -131,7 +131,7 @@ func (c *Control) RemoveUser(ctx context.Context, who auth.Subject, name string)
 		}
 		for _, s := range sessions {
 			if s.User == name {
-				if err := w.closeSession(&s, "user "+name+" was removed"); err != nil {
+				if err := w.closeSession(&s, dspool.Why(dspool.WhyUserRemoved, dspool.ReasonParams{User: name})); err != nil {
 					return err
 				}
 			}

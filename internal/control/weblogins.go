@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/dspool/dspool"
@@ -47,7 +46,7 @@ func (c *Control) BeginWebLogin(ctx context.Context, user, how, from string) (se
 		}
 		expires := w.Now().Add(WebLife)
 		t := store.TokenRow{Kind: store.TokenWeb, Token: dspool.Token{
-			ID: auth.NewID(), User: user, Name: clip("browser at " + place(from)), Created: w.Now(), Expires: &expires,
+			ID: auth.NewID(), User: user, Name: dspool.Clip("browser at " + place(from)), Created: w.Now(), Expires: &expires,
 		}}
 		if err := w.Tx.AddToken(t, auth.HashSecret(secret)); err != nil {
 			return err
@@ -106,22 +105,13 @@ func (w *work) endBrowser(id string) error {
 	return w.DeleteToken(id)
 }
 
-// authWebLogin stands before the id of the login by which a browser's terminal was opened.
-const authWebLogin = "web login "
-
-// webLoginOf is the login at the portal by which a terminal was opened.
-func webLoginOf(c dspool.Connection) (id string, ok bool) {
-	id, ok = strings.CutPrefix(c.Auth, authWebLogin)
-	return id, ok && !strings.Contains(id, " ") // or it is of an app
-}
-
 // terminalsOf are the logins by which terminals of a user are open.
 func (w *work) terminalsOf(user string) (map[string]bool, error) {
 	open, err := w.OpenConnections(0)
 	logins := map[string]bool{}
 	for _, c := range open {
-		if id, ok := webLoginOf(c); ok && c.User == user {
-			logins[id] = true
+		if c.Login != "" && c.User == user {
+			logins[c.Login] = true
 		}
 	}
 	return logins, err
@@ -187,7 +177,7 @@ func (c *Control) GatewayWebLogin(ctx context.Context, req api.WebLogin) (api.Id
 	if err != nil {
 		return api.Identity{}, err
 	}
-	return api.Identity{User: b.Who.User, UID: b.UID, Admin: b.Who.Admin, Auth: authWebLogin + b.ID}, nil
+	return api.Identity{User: b.Who.User, UID: b.UID, Admin: b.Who.Admin, Auth: "web login " + b.ID, Login: b.ID}, nil
 }
 
 // WebLogins are a user's logins at the portal that are not over, newest first.
@@ -209,20 +199,20 @@ func (c *Control) WebLogins(ctx context.Context, who auth.Subject) (list []Brows
 }
 
 // EndWebLogin ends one login of the user; nil if it is over already.
-func (c *Control) EndWebLogin(ctx context.Context, who auth.Subject, id, why string) error {
+func (c *Control) EndWebLogin(ctx context.Context, who auth.Subject, id string, why dspool.Reason) error {
 	return c.endWebLogins(ctx, who, why, func(t store.TokenRow) bool { return t.ID == id })
 }
 
 // EndWebLogins ends every login of the user at the portal, and with them those at JupyterHub.
-func (c *Control) EndWebLogins(ctx context.Context, who auth.Subject, why string) error {
+func (c *Control) EndWebLogins(ctx context.Context, who auth.Subject, why dspool.Reason) error {
 	return c.endWebLogins(ctx, who, why, func(store.TokenRow) bool { return true })
 }
 
-func (c *Control) endWebLogins(ctx context.Context, who auth.Subject, why string, which func(store.TokenRow) bool) error {
+func (c *Control) endWebLogins(ctx context.Context, who auth.Subject, why dspool.Reason, which func(store.TokenRow) bool) error {
 	return c.write(ctx, func(w *work) error { return w.endWebLogins(who, who.User, why, which) })
 }
 
-func (w *work) endWebLogins(who auth.Subject, user, why string, which func(store.TokenRow) bool) error {
+func (w *work) endWebLogins(who auth.Subject, user string, why dspool.Reason, which func(store.TokenRow) bool) error {
 	tokens, err := w.Tokens(user)
 	if err != nil || user == "" {
 		return err

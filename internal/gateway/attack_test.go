@@ -14,8 +14,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/dspool/dspool/api"
 	"golang.org/x/crypto/ssh"
+
+	"github.com/dspool/dspool/api"
 )
 
 // offering is a key that is offered with one signer and signed with another.

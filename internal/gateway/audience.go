@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/dspool/dspool"
 	"github.com/dspool/dspool/api"
 	"github.com/dspool/dspool/internal/webdoor"
 )
@@ -77,7 +78,7 @@ func (a *audience) watch(t webdoor.Traffic) {
 func (v *viewer) report(ended bool) api.ConnectionReport {
 	r := api.ConnectionReport{ID: v.id, BytesIn: v.in, BytesOut: v.out, LastInput: v.meter.LastActivity(), Ended: ended}
 	if ended {
-		r.Why = "the browser's last tab of it was closed"
+		r.Why = dspool.Reason{Code: dspool.WhyTabClosed}
 	}
 	return r
 }

@@ -95,8 +95,8 @@ func (a *authenticator) proof(name string, key ssh.PublicKey) (p api.Proof, l lo
 		l.cert, l.key = cert, ssh.FingerprintSHA256(cert.Key)
 		p.Method, p.Key, p.Serial, p.KeyID = "certificate", l.key, cert.Serial, clip(cert.KeyId, 256)
 		p.Authority, p.ValidAfter = ssh.FingerprintSHA256(cert.SignatureKey), cert.ValidAfter
-	} else if why := t.revokes(nil, l.key); why != "" {
-		a.last = why
+	} else if why := t.revokes(nil, l.key); !why.IsZero() {
+		a.last = sentence(why)
 		return p, l, errRefused
 	}
 	return p, l, nil

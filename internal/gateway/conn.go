@@ -10,9 +10,10 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/crypto/ssh"
+
 	"github.com/dspool/dspool"
 	"github.com/dspool/dspool/api"
-	"golang.org/x/crypto/ssh"
 )
 
 const (
@@ -51,8 +52,8 @@ type conn struct {
 	step     api.SessionStep
 	stepped  chan struct{} // closed and replaced with every step
 	sessions map[*session]struct{}
-	why      string // why it ended, if the gateway did it
-	told     string
+	why      dspool.Reason // why it ended, if the gateway did it
+	told     dspool.Reason
 	casts    int
 
 	channels atomic.Int64   // that people have open
@@ -82,7 +83,7 @@ func (g *gateway) attend(ctx context.Context, outer *ssh.ServerConn, chans <-cha
 	co.lastInput.Store(time.Now().UnixMilli())
 	g.Log.Info("login", "connection", co.id, "user", l.identity.User, "from", co.from, "auth", l.identity.Auth)
 	g.add(co)
-	if why := g.trust.Load().revokes(l.cert, l.key); why != "" { // revoked since it was checked
+	if why := g.trust.Load().revokes(l.cert, l.key); !why.IsZero() { // revoked since it was checked
 		co.because(why)
 		outer.Close()
 	}
@@ -99,7 +100,7 @@ func (g *gateway) attend(ctx context.Context, outer *ssh.ServerConn, chans <-cha
 	co.parts.Wait()
 	g.remove(co)
 	g.reports.ended(co)
-	g.Log.Info("logout", "connection", co.id, "user", l.identity.User, "bytes_in", co.in.Load(), "bytes_out", co.out.Load(), "why", co.reason())
+	g.Log.Info("logout", "connection", co.id, "user", l.identity.User, "bytes_in", co.in.Load(), "bytes_out", co.out.Load(), "why", co.reason().Code)
 }
 
 // handshake lets somebody in, or not.
@@ -165,7 +166,7 @@ func (c *conn) place() {
 	c.failed = e
 	if c.ctx.Err() == nil {
 		c.g.Log.Warn("no session", "connection", c.id, "user", c.login.identity.User, "err", e)
-		c.because(e.Message)
+		c.because(dspool.Why(dspool.WhyNotOpened, dspool.ReasonParams{Detail: e.Message}))
 		c.parts.Go(c.leaveSoon)
 	}
 }
@@ -183,7 +184,7 @@ func (c *conn) reach() (in *inner, err error) {
 		}
 		c.session.Store(last.Session)
 		c.machine, c.record = last.Ready.Machine, last.Ready.Record
-		c.progress(api.SessionStep{Session: last.Session, Message: "connecting to " + c.machine})
+		c.progress(api.SessionStep{Session: last.Session, Reason: dspool.Why(dspool.WhyConnecting, dspool.ReasonParams{Machine: c.machine})})
 		in, err = c.g.spares.inner(c.ctx, c, *last.Ready)
 		if dspool.ErrorCode(err) != dspool.Unavailable || c.ctx.Err() != nil {
 			return in, err
@@ -195,12 +196,12 @@ func (c *conn) reach() (in *inner, err error) {
 func (c *conn) openSession() (api.SessionStep, error) {
 	ask := api.OpenSession{
 		Connection: c.id, User: c.login.identity.User, Pool: c.login.pool, Size: c.login.size, DoorPool: c.doorPool,
-		Protocol: c.protocol, From: c.from, Auth: c.login.identity.Auth,
+		Protocol: c.protocol, From: c.from, Auth: c.login.identity.Auth, Login: c.login.identity.Login,
 	}
 	last, err := patiently(c.ctx, func() (api.SessionStep, error) {
 		s, err := c.g.server.OpenSession(c.ctx, ask, c.progress)
 		if errors.Is(err, errAway) {
-			c.progress(api.SessionStep{Message: "the server restarts, please wait"})
+			c.progress(api.SessionStep{Reason: dspool.Reason{Code: dspool.WhyServerRestarts}})
 		}
 		return s, err
 	})
@@ -248,15 +249,15 @@ func (c *conn) leaveSoon() {
 	}
 }
 
-func (c *conn) because(why string) {
+func (c *conn) because(why dspool.Reason) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.why == "" {
+	if c.why.IsZero() {
 		c.why = why
 	}
 }
 
-func (c *conn) reason() string {
+func (c *conn) reason() dspool.Reason {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.why
@@ -272,28 +273,28 @@ func (c *conn) terminals() []*session {
 	return list
 }
 
-// tell writes a text to the terminals of the connection; the same text is not told twice in a row.
-func (c *conn) tell(text string) {
+// tell writes a reason to the terminals of the connection; the same is not told twice in a row.
+func (c *conn) tell(why dspool.Reason) {
 	c.mu.Lock()
-	again := c.told == text
-	c.told = text
+	again := c.told.Equal(why)
+	c.told = why
 	c.mu.Unlock()
 	if again {
 		return
 	}
 	for _, s := range c.terminals() {
 		if s.isTerminal() {
-			go s.say(text)
+			go s.say(sentence(why))
 		}
 	}
 }
 
 // end tells everybody on the connection why, and closes it. It may be called more than once.
-func (c *conn) end(text string) {
-	c.because(text)
+func (c *conn) end(why dspool.Reason) {
+	c.because(why)
 	var said sync.WaitGroup
 	for _, s := range c.terminals() {
-		said.Go(func() { s.finish(text, 254) })
+		said.Go(func() { s.finish(sentence(why), 254) })
 	}
 	done := make(chan struct{})
 	go func() { said.Wait(); close(done) }()

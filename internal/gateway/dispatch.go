@@ -6,6 +6,8 @@ import (
 	"sync/atomic"
 
 	"golang.org/x/crypto/ssh"
+
+	"github.com/dspool/dspool"
 )
 
 const (
@@ -247,6 +249,6 @@ func (c *conn) fromMachine(in *inner) {
 	if c.ctx.Err() != nil {
 		return
 	}
-	c.because("the machine went away")
+	c.because(dspool.Reason{Code: dspool.WhyWentAway})
 	c.leaveSoon()
 }

@@ -124,7 +124,7 @@ func Run(ctx context.Context, o Options) error {
 	control.Close()
 	g.web.stop()
 	for _, c := range g.all() {
-		go c.end("the gateway stops")
+		go c.end(dspool.Reason{Code: dspool.WhyGatewayStops})
 	}
 	g.serving.Wait()
 	g.spares.close()
@@ -168,20 +168,20 @@ func (g *gateway) apply(d api.GatewayDirectives) {
 		g.doors.set(withMachineDoor(d))
 	}
 	for _, c := range g.all() {
-		if why := t.revokes(c.login.cert, c.login.key); why != "" {
+		if why := t.revokes(c.login.cert, c.login.key); !why.IsZero() {
 			g.spares.forget(c.login.identity.User)
-			go c.end("your login is no longer valid: " + why)
+			go c.end(dspool.Reason{Code: dspool.WhyLoginInvalid}.With(why))
 		}
 	}
 	for _, n := range d.End {
 		if c := g.conn(n.Connection); c != nil {
 			g.spares.forget(c.login.identity.User)
-			go c.end(n.Text)
+			go c.end(n.Reason)
 		}
 	}
 	for _, n := range d.Tell {
 		if c := g.conn(n.Connection); c != nil {
-			go c.tell(n.Text)
+			go c.tell(n.Reason)
 		}
 	}
 }

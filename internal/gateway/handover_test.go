@@ -11,10 +11,12 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/crypto/ssh"
+
 	"github.com/dspool/dspool"
 	"github.com/dspool/dspool/api"
 	"github.com/dspool/dspool/internal/gateway"
-	"golang.org/x/crypto/ssh"
+	"github.com/dspool/dspool/internal/testkit"
 )
 
 func TestNewGatewayTakesOverAndOldConnectionsFinish(t *testing.T) {
@@ -68,7 +70,7 @@ func TestNewGatewayTakesOverAndOldConnectionsFinish(t *testing.T) {
 		io.WriteString(term.in, "echo still-$((1+1))\n")
 		w.eventually("the shell answers", func() bool { return strings.Contains(term.out.String(), "still-2") })
 		w.server.direct(func(d *api.GatewayDirectives) {
-			d.Tell = []api.Notice{{Connection: w.server.opened[0].Connection, Text: "hello from the server"}}
+			d.Tell = []api.Notice{{Connection: w.server.opened[0].Connection, Reason: testkit.Stated("hello from the server")}}
 		})
 		w.eventually("notices reach it", func() bool { return strings.Contains(term.out.String(), "hello from the server") })
 	})

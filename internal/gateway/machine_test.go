@@ -10,8 +10,9 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/dspool/dspool/api"
 	"golang.org/x/crypto/ssh"
+
+	"github.com/dspool/dspool/api"
 )
 
 // testUsers are the accounts of every test machine.

@@ -9,9 +9,11 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/crypto/ssh"
+
 	"github.com/dspool/dspool/api"
 	"github.com/dspool/dspool/internal/gateway"
-	"golang.org/x/crypto/ssh"
+	"github.com/dspool/dspool/internal/testkit"
 )
 
 // rogueMachine lets everybody in and asks the person's end for channels that nobody wanted.
@@ -59,7 +61,7 @@ func TestAttackMachineReachesForThePerson(t *testing.T) {
 	access := rogueMachine(t, kinds)
 	w.server.change(func() {
 		w.server.place = func(api.OpenSession, func(api.SessionStep)) api.SessionStep {
-			return api.SessionStep{Session: 9, Message: "rogue-1", Ready: access}
+			return api.SessionStep{Session: 9, Reason: testkit.Stated("rogue-1"), Ready: access}
 		}
 	})
 	ca, _ := newKey(t)

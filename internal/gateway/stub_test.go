@@ -17,9 +17,11 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/crypto/ssh"
+
 	"github.com/dspool/dspool"
 	"github.com/dspool/dspool/api"
-	"golang.org/x/crypto/ssh"
+	"github.com/dspool/dspool/internal/testkit"
 )
 
 // stub is the server's side of the link.
@@ -242,7 +244,7 @@ func on(m *machine) func(api.OpenSession, func(api.SessionStep)) api.SessionStep
 
 func onSession(m *machine, id int64) func(api.OpenSession, func(api.SessionStep)) api.SessionStep {
 	return func(api.OpenSession, func(api.SessionStep)) api.SessionStep {
-		return api.SessionStep{Session: id, Message: m.name, Ready: m.access()}
+		return api.SessionStep{Session: id, Reason: testkit.Stated(m.name), Ready: m.access()}
 	}
 }
 

@@ -7,11 +7,14 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
-	"github.com/dspool/dspool/api"
 	"golang.org/x/crypto/ssh"
+
+	"github.com/dspool/dspool"
+	"github.com/dspool/dspool/api"
 )
 
 // trust says which keys and certificates count; it is replaced as a whole.
@@ -47,25 +50,25 @@ func parseTrust(t api.Trust) (*trust, error) {
 	return out, errors.Join(errs...)
 }
 
-// revokes says why a login with this key, or this certificate, no longer counts; "" if it does.
+// revokes says why a login with this key, or this certificate, no longer counts; none if it does.
 // A certificate also stops counting when its authority is no longer trusted.
-func (t *trust) revokes(cert *ssh.Certificate, fingerprint string) string {
+func (t *trust) revokes(cert *ssh.Certificate, fingerprint string) dspool.Reason {
 	if fingerprint != "" && t.keys[fingerprint] {
-		return "the key is revoked"
+		return dspool.Reason{Code: dspool.WhyKeyRevoked}
 	}
 	if cert == nil {
-		return ""
+		return dspool.Reason{}
 	}
 	authority := ssh.FingerprintSHA256(cert.SignatureKey)
 	switch {
 	case t.serials[api.RevokedCertificate{Authority: authority, Serial: cert.Serial}]:
-		return fmt.Sprintf("certificate %d is revoked", cert.Serial)
+		return dspool.Why(dspool.WhyCertRevoked, dspool.ReasonParams{Name: strconv.FormatUint(cert.Serial, 10)})
 	case t.keys[authority]:
-		return "the certificate's authority is revoked"
+		return dspool.Reason{Code: dspool.WhyAuthorityRevoked}
 	case !t.isAuthority(cert.SignatureKey):
-		return "the certificate's authority is not trusted"
+		return dspool.Reason{Code: dspool.WhyAuthorityForeign}
 	}
-	return ""
+	return dspool.Reason{}
 }
 
 func (t *trust) isAuthority(key ssh.PublicKey) bool {
@@ -84,8 +87,8 @@ func (t *trust) check(cert *ssh.Certificate, user string, from net.Addr, now tim
 	if cert.CertType != ssh.UserCert {
 		return errors.New("it is no user certificate")
 	}
-	if why := t.revokes(cert, ssh.FingerprintSHA256(cert.Key)); why != "" {
-		return errors.New(why)
+	if why := t.revokes(cert, ssh.FingerprintSHA256(cert.Key)); !why.IsZero() {
+		return errors.New(sentence(why))
 	}
 	if cert.Signature == nil || cert.Signature.Format == ssh.KeyAlgoRSA { // with SHA-1, which OpenSSH refuses here as well
 		return errors.New("its authority signed with SHA-1")

@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"bytes"
-	"cmp"
 	"fmt"
 	"io"
 	"slices"
@@ -138,7 +137,7 @@ func progressLine(step api.SessionStep, waited time.Duration, columns int) strin
 		facts = append(facts, "about "+seconds(left)+" to go")
 	}
 	facts = append(facts, "waited "+seconds(waited))
-	line := []rune(strings.Join(facts, ", ") + ": " + cmp.Or(printable(step.Message), "looking for a machine"))
+	line := []rune(strings.Join(facts, ", ") + ": " + printable(sentence(step.Reason.Or(dspool.Reason{Code: dspool.WhyLooking}))))
 	if columns == 0 {
 		columns = 80 // unknown
 	}
@@ -220,3 +219,6 @@ func (g *gate) give(far ssh.Channel) {
 		far.Write(typed)
 	}()
 }
+
+// sentence writes a reason for whoever is connected: the server has left out what they may not read.
+func sentence(r dspool.Reason) string { return r.For(dspool.Viewer{Admin: true}).Text }

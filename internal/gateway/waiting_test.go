@@ -10,9 +10,11 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/crypto/ssh"
+
 	"github.com/dspool/dspool"
 	"github.com/dspool/dspool/api"
-	"golang.org/x/crypto/ssh"
+	"github.com/dspool/dspool/internal/testkit"
 )
 
 // held places sessions only when release is called.
@@ -75,7 +77,7 @@ func TestHeldConnection(t *testing.T) {
 	t.Run("a terminal shows what happens, the place and the estimate, then the shell", func(t *testing.T) {
 		t.Parallel()
 		w := newWorld(t)
-		release := held(w, api.SessionStep{Session: 7, Message: "starting lab-3\x1b[31m", Position: 2, Estimate: dspool.Duration(20 * time.Second)})
+		release := held(w, api.SessionStep{Session: 7, Reason: testkit.Stated("starting lab-3\x1b[31m"), Position: 2, Estimate: dspool.Duration(20 * time.Second)})
 		term := w.terminal(w.login("alice"))
 		shell := make(chan error, 1)
 		go func() { shell <- term.Shell() }()
@@ -97,7 +99,7 @@ func TestHeldConnection(t *testing.T) {
 	t.Run("a command waits silently and keeps its output clean", func(t *testing.T) {
 		t.Parallel()
 		w := newWorld(t)
-		release := held(w, api.SessionStep{Session: 7, Message: "starting lab-3"})
+		release := held(w, api.SessionStep{Session: 7, Reason: testkit.Stated("starting lab-3")})
 		cmd := w.ssh("alice", "--", "cat; echo out")
 		var out, errs bytes.Buffer
 		cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader("\x03in "), &out, &errs
@@ -313,15 +315,20 @@ func TestNoticesReachTerminals(t *testing.T) {
 	w.eventually("the shell is there", func() bool { return term.out.String() != "" })
 	id := w.server.opened[0].Connection
 	w.server.direct(func(d *api.GatewayDirectives) {
-		d.Tell = []api.Notice{{Connection: id, Text: "lab-1 drains\x1b[2J in 10m\n"}}
+		d.Tell = []api.Notice{{Connection: id, Reason: testkit.Stated("lab-1 drains\x1b[2J in 10m\n")}}
 	})
 	w.eventually("the notice", func() bool { return strings.Contains(term.out.String(), "\r\n*** dspool: lab-1 drains[2J in 10m \r\n") })
-	w.server.direct(func(d *api.GatewayDirectives) { d.End = []api.Notice{{Connection: id, Text: "the session is closed"}} })
+	w.server.direct(func(d *api.GatewayDirectives) {
+		d.End = []api.Notice{{Connection: id, Reason: testkit.Stated("the session is closed")}}
+	})
 	err := term.Wait()
 	if exit, is := err.(*ssh.ExitError); !is || exit.ExitStatus() != 254 || !strings.Contains(term.out.String(), "*** dspool: the session is closed\r\n") {
 		t.Fatalf("%v %q", err, term.out)
 	}
-	w.server.until("the end says why", func() bool { r := w.server.reports[id]; return r.Ended && r.Why == "the session is closed" })
+	w.server.until("the end says why", func() bool {
+		r := w.server.reports[id]
+		return r.Ended && testkit.Text(r.Why) == "the session is closed"
+	})
 }
 
 func TestMachineDiesUnderASession(t *testing.T) {

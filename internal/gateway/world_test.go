@@ -18,8 +18,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/dspool/dspool/internal/gateway"
 	"golang.org/x/crypto/ssh"
+
+	"github.com/dspool/dspool/internal/gateway"
 )
 
 // waitForIt is how long anything may take that a test waits for.

@@ -28,8 +28,8 @@ func (s *Server) config() {
 			return c.Apply(ctx, who, in.Body)
 		})
 	route(s, http.MethodGet, "/images", "list-images", "Images", 200,
-		func(ctx context.Context, _ auth.Subject, _ *none) (api.List[dspool.Image], error) {
-			return c.ListImages(ctx)
+		func(ctx context.Context, who auth.Subject, _ *none) (api.List[dspool.Image], error) {
+			return c.ListImages(ctx, who)
 		})
 	route(s, http.MethodPost, "/images/{name}/build", "build-image", "Build an image from its recipe", 202,
 		func(ctx context.Context, who auth.Subject, in *ByName) (dspool.Operation, error) {

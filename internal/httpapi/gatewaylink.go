@@ -101,5 +101,5 @@ func openSession(c *control.Control, w http.ResponseWriter, r *http.Request, req
 	default:
 	}
 	p := problemOf(err)
-	_ = out.Encode(api.SessionStep{Message: p.Detail, Failed: &dspool.Error{Code: p.Code, Message: p.Detail, Hint: p.Hint}})
+	_ = out.Encode(api.SessionStep{Failed: &dspool.Error{Code: p.Code, Message: p.Detail, Hint: p.Hint}})
 }

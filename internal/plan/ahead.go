@@ -2,7 +2,6 @@ package plan
 
 import (
 	"cmp"
-	"fmt"
 	"slices"
 	"time"
 
@@ -48,30 +47,31 @@ func (p *planner) recall() {
 		if q.Recall || m.State == dspool.Destroying || m.destroyed {
 			continue
 		}
-		why := ""
+		var reason dspool.Reason
 		owner := p.ids[q.Job]
 		late := q.Since.Add(aheadLimit)
 		switch {
-		case m.Remove != "" || m.DrainBy != nil || m.pool == nil:
-			why = fmt.Sprintf("machine %s is being drained", m.Name)
+		case !m.Remove.IsZero() || m.DrainBy != nil || m.pool == nil:
+			reason = why(dspool.WhyBeingDrained, params{Machine: m.Name})
 		case m.Cordoned:
-			why = fmt.Sprintf("machine %s is cordoned", m.Name)
+			reason = why(dspool.WhyCordoned, params{Machine: m.Name})
 		case m.Health != dspool.Healthy:
-			why = fmt.Sprintf("machine %s is unhealthy%s", m.Name, because(m.HealthReason))
+			reason = why(dspool.WhyUnhealthy, params{Machine: m.Name}).With(m.HealthReason)
 		case m.reserved != nil && m.reserved != owner:
-			why = fmt.Sprintf("machine %s is reserved for %s", m.Name, m.reserved.title())
+			reason = why(dspool.WhyReservedFor, params{Machine: m.Name, Job: m.reserved.ID, User: m.reserved.User})
 		case m.pool.claimant(m) != nil:
-			why = m.pool.claimant(m).User + " waits to log in"
+			reason = why(dspool.WhyUserWaits, params{User: m.pool.claimant(m).User})
 		case owner != nil && m.pool.rival(owner.User) != nil:
-			why = m.pool.rival(owner.User).title() + " waits for room"
+			rival := m.pool.rival(owner.User)
+			reason = why(dspool.WhyJobWaitsForRoom, params{Job: rival.ID, User: rival.User})
 		case !p.now.Before(late):
-			why = fmt.Sprintf("machine %s did not start it within %s", m.Name, seconds(aheadLimit))
+			reason = why(dspool.WhyNotStartedSoon, params{Machine: m.Name, Within: seconds(aheadLimit)})
 		default:
 			p.wake(late)
 			continue
 		}
 		m.recalled = true
-		p.plan.Recall = append(p.plan.Recall, Recall{Attempt: q.ID, Reason: why})
+		p.plan.Recall = append(p.plan.Recall, Recall{Attempt: q.ID, Reason: reason})
 	}
 }
 

@@ -2,7 +2,6 @@ package plan
 
 import (
 	"cmp"
-	"fmt"
 	"slices"
 
 	"github.com/dspool/dspool"
@@ -45,7 +44,7 @@ func (p *planner) room(pl *pool, size *dspool.Size) (int, blocker) {
 func (p *planner) findRoom(pl *pool, size *dspool.Size) (int, blocker) {
 	n := pl.Max - pl.exist
 	switch {
-	case pl.Blocked != "":
+	case !pl.Blocked.IsZero():
 		return 0, poolBlocked
 	case pl.BackoffUntil.After(p.now):
 		p.wake(pl.BackoffUntil)
@@ -53,7 +52,7 @@ func (p *planner) findRoom(pl *pool, size *dspool.Size) (int, blocker) {
 	case n <= 0:
 		return 0, poolMax
 	}
-	if pl.LastFailure != "" {
+	if !pl.LastFailure.IsZero() {
 		if n = min(n, 1-pl.trying); n <= 0 {
 			return 0, probing
 		}
@@ -94,7 +93,7 @@ func (p *planner) keptForOthers(pl *pool) (sum vec, machines int) {
 
 // belowMin returns how many machines the pool lacks to its min and could make.
 func (pl *pool) belowMin() int {
-	if pl.Blocked != "" || pl.LastFailure != "" {
+	if !pl.Blocked.IsZero() || !pl.LastFailure.IsZero() {
 		return 0
 	}
 	return max(0, min(pl.Min-pl.size(), pl.Max-pl.exist))
@@ -164,15 +163,15 @@ func (p *planner) keep(pl *pool) {
 	size := &pl.Sizes[0]
 	// A machine that its own tasks or people wait for comes before one that nobody needs yet.
 	if lack := pl.Min - pl.size(); lack > 0 && pl.starved == nil {
-		p.keepUp(pl, size, lack, fmt.Sprintf("pool %s keeps at least %s (min)", pl.Name, count(int64(pl.Min), "machine")))
+		p.keepUp(pl, size, lack, why(dspool.WhyKeepsMin, params{Pool: pl.Name, Count: int64(pl.Min)}))
 	}
 	lack := pl.Spare - pl.unclaimed()
 	if lack > 0 && !slices.ContainsFunc(p.pools, func(o *pool) bool { return o.starved != nil && (o == pl || o.starved.blocker != poolMax) }) {
-		p.keepUp(pl, size, lack, fmt.Sprintf("pool %s keeps %s without claims (spare)", pl.Name, count(int64(pl.Spare), "machine")))
+		p.keepUp(pl, size, lack, why(dspool.WhyKeepsSpare, params{Pool: pl.Name, Count: int64(pl.Spare)}))
 	}
 }
 
-func (p *planner) keepUp(pl *pool, size *dspool.Size, lack int, reason string) {
+func (p *planner) keepUp(pl *pool, size *dspool.Size, lack int, reason dspool.Reason) {
 	for ; lack > 0; lack-- {
 		n, b := p.room(pl, size)
 		if n == 0 {
@@ -214,7 +213,11 @@ func (p *planner) makeRoom() {
 			continue
 		}
 		for _, m := range p.inTheWay(pl, need) {
-			p.destroy(m, fmt.Sprintf("makes room for a machine of size %s in pool %s, for which %s waits", need.size.Name, pl.Name, need.who))
+			reason := why(dspool.WhyMakesRoomUser, params{Size: need.size.Name, Pool: pl.Name, Job: need.job, User: need.user})
+			if need.job != 0 {
+				reason.Code = dspool.WhyMakesRoomJob
+			}
+			p.destroy(m, reason)
 		}
 	}
 }

@@ -6,12 +6,13 @@ import (
 
 	"github.com/dspool/dspool"
 	"github.com/dspool/dspool/internal/plan"
+	"github.com/dspool/dspool/internal/testkit"
 )
 
 func TestCapacity(t *testing.T) {
 	with := func(s plan.Snapshot, change func(*plan.Snapshot)) plan.Snapshot { change(&s); return s }
 	failing := func(d time.Duration) func(*plan.Pool) {
-		return func(p *plan.Pool) { p.LastFailure, p.BackoffUntil = "no space left", now.Add(d) }
+		return func(p *plan.Pool) { p.LastFailure, p.BackoffUntil = testkit.Stated("no space left"), now.Add(d) }
 	}
 	mixed := func(p *plan.Pool) { p.Sizes = []dspool.Size{small, big} }
 	lab := func(p *plan.Pool) { p.Name = "lab" }
@@ -97,7 +98,7 @@ func TestCapacity(t *testing.T) {
 		},
 		{
 			"a blocked pool creates nothing and says why, but uses what it has",
-			snapshot(batch(func(p *plan.Pool) { p.Blocked, p.Min = "image UbuntuDSVM is being built", 2 }), []plan.Machine{box(1)}, job(7, "ada", 5)),
+			snapshot(batch(func(p *plan.Pool) { p.Blocked, p.Min = testkit.Stated("image UbuntuDSVM is being built"), 2 }), []plan.Machine{box(1)}, job(7, "ada", 5)),
 			`place 4 of job 7 on batch-1: machine batch-1 has room
 			 job 7: image UbuntuDSVM is being built
 			 note batch: image UbuntuDSVM is being built`,
@@ -217,7 +218,7 @@ func TestIdleAndDrain(t *testing.T) {
 		},
 		{
 			"a sick machine goes when idle, though the pool has a min",
-			snapshot(batch(func(p *plan.Pool) { p.Min = 1 }), []plan.Machine{box(1, idleFor(time.Hour)), box(2, idleFor(time.Hour), func(m *plan.Machine) { m.Health, m.HealthReason = dspool.Unhealthy, "disk full" })}),
+			snapshot(batch(func(p *plan.Pool) { p.Min = 1 }), []plan.Machine{box(1, idleFor(time.Hour)), box(2, idleFor(time.Hour), func(m *plan.Machine) { m.Health, m.HealthReason = dspool.Unhealthy, testkit.Stated("disk full") })}),
 			`destroy batch-2: idle for 1h, the limit is 10m, and unhealthy (disk full)`,
 		},
 		{
@@ -231,10 +232,10 @@ func TestIdleAndDrain(t *testing.T) {
 		{
 			"a removed machine goes once nothing is left on it",
 			snapshot(batch(), []plan.Machine{
-				box(1, func(m *plan.Machine) { m.Remove = "removed by root" }),
-				box(2, func(m *plan.Machine) { m.Remove = "removed by root" }, holds(9, 1, res(1, 1))),
-				box(3, func(m *plan.Machine) { m.Remove = "removed by root" }, state(dspool.Creating)),
-				box(4, func(m *plan.Machine) { m.Remove = "removed by root" }, state(dspool.Destroying)),
+				box(1, func(m *plan.Machine) { m.Remove = testkit.Stated("removed by root") }),
+				box(2, func(m *plan.Machine) { m.Remove = testkit.Stated("removed by root") }, holds(9, 1, res(1, 1))),
+				box(3, func(m *plan.Machine) { m.Remove = testkit.Stated("removed by root") }, state(dspool.Creating)),
+				box(4, func(m *plan.Machine) { m.Remove = testkit.Stated("removed by root") }, state(dspool.Destroying)),
 			}),
 			`destroy batch-1: removed by root; nothing is left on it
 			 destroy batch-3: removed by root; nothing is left on it`,
@@ -245,7 +246,7 @@ func TestIdleAndDrain(t *testing.T) {
 				box(1, func(m *plan.Machine) { m.DrainBy = in(time.Minute) }),
 				box(2, func(m *plan.Machine) { m.DrainBy = in(time.Minute) }, holds(9, 1, res(1, 1))),
 				box(3, func(m *plan.Machine) { m.DrainBy = in(0) }, holds(9, 2, res(1, 1))),
-				box(4, func(m *plan.Machine) { m.DrainBy, m.Remove = in(-time.Minute), "removed by root" }, holds(9, 1, res(1, 1))),
+				box(4, func(m *plan.Machine) { m.DrainBy, m.Remove = in(-time.Minute), testkit.Stated("removed by root") }, holds(9, 1, res(1, 1))),
 			}),
 			`destroy batch-1: drained; nothing is left on it
 			 destroy batch-3: drained; its deadline has passed with 2 tasks on it
@@ -259,7 +260,7 @@ func TestIdleAndDrain(t *testing.T) {
 		},
 		{
 			"machines that have ended are not looked at",
-			snapshot(batch(), []plan.Machine{box(1, state(dspool.Gone)), box(2, state(dspool.Failed), func(m *plan.Machine) { m.Remove = "x" })}),
+			snapshot(batch(), []plan.Machine{box(1, state(dspool.Gone)), box(2, state(dspool.Failed), func(m *plan.Machine) { m.Remove = testkit.Stated("x") })}),
 			``,
 		},
 	})

@@ -2,8 +2,6 @@ package plan
 
 import (
 	"slices"
-	"strconv"
-	"strings"
 
 	"github.com/dspool/dspool"
 )
@@ -27,7 +25,7 @@ func (pl *pool) count() *tally {
 		switch {
 		case m.destroyed || m.State == dspool.Destroying:
 			t.going++
-		case m.Remove != "" || m.DrainBy != nil:
+		case !m.Remove.IsZero() || m.DrainBy != nil:
 			t.draining++
 		case m.Cordoned:
 			t.cordoned++
@@ -54,9 +52,9 @@ func (pl *pool) count() *tally {
 	return &t
 }
 
-// census says what the machines of a full pool do, as a task of the class sees them: one or all
-// where they have no room for it.
-func (pl *pool) census(c *class, one, all string) string {
+// census says of a pool at its max what its machines do, as a task or a person of the class sees them: full
+// where all of them could take it and have no room.
+func (pl *pool) census(c *class, full dspool.ReasonCode) dspool.Reason {
 	if pl.tally == nil {
 		pl.tally = pl.count()
 	}
@@ -69,29 +67,37 @@ func (pl *pool) census(c *class, one, all string) string {
 			unfit += s.n
 		}
 	}
-	switch {
-	case busy == pl.exist && busy == 1:
-		return one
-	case busy == pl.exist:
-		return all
+	if busy == pl.exist {
+		return why(full, params{Pool: pl.Name, Limit: int64(pl.Max), Count: int64(busy)})
 	}
-	var parts []string
-	add := func(n int, what string) {
-		if n > 0 {
-			parts = append(parts, strconv.Itoa(n)+" "+what)
+	other := dspool.WhyCountUnfit
+	if c.req == (vec{}) { // a person
+		other = dspool.WhyCountOther
+	}
+	return pl.atMax().With(counted(
+		counts{dspool.WhyCountBusy, busy}, counts{other, unfit}, counts{dspool.WhyCountStarting, t.starting},
+		counts{dspool.WhyCountCordoned, t.cordoned}, counts{dspool.WhyCountDraining, t.draining},
+		counts{dspool.WhyCountUnhealthy, t.unhealthy}, counts{dspool.WhyCountStopped, t.stopped},
+		counts{dspool.WhyCountGoing, t.going},
+	)...)
+}
+
+func (pl *pool) atMax() dspool.Reason {
+	return why(dspool.WhyPoolMax, params{Pool: pl.Name, Limit: int64(pl.Max)})
+}
+
+// counts is how many of a kind there are.
+type counts struct {
+	code dspool.ReasonCode
+	n    int
+}
+
+// counted returns a reason for every kind of which there are any.
+func counted(list ...counts) (parts []dspool.Reason) {
+	for _, c := range list {
+		if c.n > 0 {
+			parts = append(parts, why(c.code, params{Count: int64(c.n)}))
 		}
 	}
-	add(busy, "busy")
-	if c.req == (vec{}) { // a person
-		add(unfit, "of another size")
-	} else {
-		add(unfit, "of a size that does not fit")
-	}
-	add(t.starting, "starting")
-	add(t.cordoned, "cordoned")
-	add(t.draining, "draining")
-	add(t.unhealthy, "unhealthy")
-	add(t.stopped, "stopped")
-	add(t.going, "being removed")
-	return ": " + strings.Join(parts, ", ")
+	return parts
 }

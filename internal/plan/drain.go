@@ -1,11 +1,6 @@
 package plan
 
-import (
-	"fmt"
-	"strings"
-
-	"github.com/dspool/dspool"
-)
+import "github.com/dspool/dspool"
 
 // drain destroys machines that somebody wants gone, once nothing is left on them or
 // their deadline has passed, those of pools that are no more, and those on which somebody was
@@ -15,38 +10,31 @@ func (p *planner) drain() {
 		if m.State == dspool.Destroying {
 			continue
 		}
-		why := m.Remove
+		reason := m.Remove
 		switch {
-		case why != "":
+		case !reason.IsZero():
 		case m.DrainBy != nil:
-			why = "drained"
+			reason.Code = dspool.WhyDrained
 		case m.pool == nil:
-			why = fmt.Sprintf("pool %s is no more", m.Pool)
+			reason = why(dspool.WhyPoolGone, params{Pool: m.Pool})
 		case m.pool.Policy.Sudo && m.Used:
-			why = "somebody was root here, and nobody else gets it"
+			reason.Code = dspool.WhyWasRoot
 		default:
 			continue
 		}
 		switch {
 		case !m.busy:
-			p.destroy(m, why+"; nothing is left on it")
+			p.destroy(m, why(dspool.WhyNothingLeft, params{}).With(reason))
 		case m.DrainBy == nil:
 		case m.DrainBy.After(p.now):
 			p.wake(*m.DrainBy)
 		default:
-			p.destroy(m, fmt.Sprintf("%s; its deadline has passed with %s on it", why, m.load()))
+			p.destroy(m, why(dspool.WhyDeadline, params{}).With(append([]dspool.Reason{reason}, m.load()...)...))
 		}
 	}
 }
 
 // load says how many tasks and sessions are on the machine, if any.
-func (m *machine) load() string {
-	var parts []string
-	if n := len(m.Attempts); n > 0 {
-		parts = append(parts, count(int64(n), "task"))
-	}
-	if m.sessions > 0 {
-		parts = append(parts, count(int64(m.sessions), "session"))
-	}
-	return strings.Join(parts, " and ")
+func (m *machine) load() []dspool.Reason {
+	return counted(counts{dspool.WhyLoadTasks, len(m.Attempts)}, counts{dspool.WhyLoadSessions, m.sessions})
 }

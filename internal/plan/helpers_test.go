@@ -10,6 +10,7 @@ import (
 
 	"github.com/dspool/dspool"
 	"github.com/dspool/dspool/internal/plan"
+	"github.com/dspool/dspool/internal/testkit"
 )
 
 const gib = 1 << 30
@@ -94,31 +95,31 @@ func lines(p plan.Plan) []string {
 	var out []string
 	add := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
 	for _, x := range p.Place {
-		add("place %d of job %d on %s: %s", x.Count, x.Job, x.Machine, x.Reason)
+		add("place %d of job %d on %s: %s", x.Count, x.Job, x.Machine, testkit.Text(x.Reason))
 	}
 	for _, x := range p.Recall {
-		add("recall %d: %s", x.Attempt, x.Reason)
+		add("recall %d: %s", x.Attempt, testkit.Text(x.Reason))
 	}
 	for _, x := range p.Create {
-		add("create %s in %s: %s", x.Size.Name, x.Pool, x.Reason)
+		add("create %s in %s: %s", x.Size.Name, x.Pool, testkit.Text(x.Reason))
 	}
 	for _, x := range p.Destroy {
-		add("destroy %s: %s", x.Machine, x.Reason)
+		add("destroy %s: %s", x.Machine, testkit.Text(x.Reason))
 	}
 	for _, x := range p.Seat {
-		add("seat %d on %s (%v): %s", x.Session, x.Machine, x.Request, x.Reason)
+		add("seat %d on %s (%v): %s", x.Session, x.Machine, x.Request, testkit.Text(x.Reason))
 	}
 	for _, x := range p.Close {
-		add("close %d: %s", x.Session, x.Reason)
+		add("close %d: %s", x.Session, testkit.Text(x.Reason))
 	}
 	for _, x := range p.Queue {
-		add("session %d is number %d: %s", x.Session, x.Position, x.Reason)
+		add("session %d is number %d: %s", x.Session, x.Position, testkit.Text(x.Reason))
 	}
 	for _, x := range p.Waiting {
-		add("job %d: %s", x.Job, x.Reason)
+		add("job %d: %s", x.Job, testkit.Text(x.Reason))
 	}
 	for _, x := range p.Notes {
-		add("note %s: %s", x.Pool, x.Text)
+		add("note %s: %s", x.Pool, testkit.Text(x.Reason))
 	}
 	if !p.WakeAt.IsZero() {
 		add("wake in %s", p.WakeAt.Sub(now))
@@ -176,4 +177,13 @@ func check(t *testing.T, rules []rule) {
 			}
 		})
 	}
+}
+
+// timeless is a reason without the time that it names, also of those behind it.
+func timeless(r dspool.Reason) dspool.Reason {
+	r.Time = 0
+	for i := range r.Because {
+		r.Because[i] = timeless(r.Because[i])
+	}
+	return r
 }

@@ -1,7 +1,6 @@
 package plan
 
 import (
-	"fmt"
 	"slices"
 	"time"
 
@@ -21,7 +20,7 @@ func (p *planner) shrink() {
 			}
 			over++
 			switch {
-			case m.busy || m.Cordoned || m.DrainBy != nil || m.Remove != "":
+			case m.busy || m.Cordoned || m.DrainBy != nil || !m.Remove.IsZero():
 			case m.coming:
 				coming = append(coming, m)
 			case m.State != dspool.Ready:
@@ -42,7 +41,7 @@ func (p *planner) shrink() {
 				break
 			}
 			over--
-			p.destroy(m, fmt.Sprintf("pool %s has more machines than its max of %d", pl.Name, pl.Max))
+			p.destroy(m, why(dspool.WhyOverMax, params{Pool: pl.Name, Limit: int64(pl.Max)}))
 		}
 	}
 }
@@ -52,7 +51,7 @@ func (p *planner) shrink() {
 func (pl *pool) idleMachines() []*machine {
 	var list []*machine
 	for _, m := range pl.machines {
-		if m.State == dspool.Ready && !m.busy && !m.destroyed && !m.Cordoned && m.DrainBy == nil && m.Remove == "" {
+		if m.State == dspool.Ready && !m.busy && !m.destroyed && !m.Cordoned && m.DrainBy == nil && m.Remove.IsZero() {
 			list = append(list, m)
 		}
 	}
@@ -77,9 +76,10 @@ func (p *planner) idle(pl *pool) {
 			p.wake(at)
 			continue
 		}
-		reason := fmt.Sprintf("idle for %s, the limit is %s", seconds(p.now.Sub(m.IdleSince)), seconds(limit))
+		reason := why(dspool.WhyIdle, params{Time: seconds(p.now.Sub(m.IdleSince)), Within: seconds(limit)})
 		if !m.usable {
-			reason += ", and unhealthy" + because(m.HealthReason)
+			reason.Code = dspool.WhyIdleUnhealthy
+			reason = reason.With(m.HealthReason)
 		}
 		p.destroy(m, reason)
 	}

@@ -28,9 +28,9 @@ type machine struct {
 	people    vec     // what those hold
 	kept      *guest  // for whom it is kept free of more tasks; nil if for nobody
 	create    *dspool.Size
-	creator   *job   // for whose tasks this plan creates it; nil for sessions, min and spare
-	guest     *guest // for whom and others this plan creates it
-	reason    string // of its creation for min or spare
+	creator   *job          // for whose tasks this plan creates it; nil for sessions, min and spare
+	guest     *guest        // for whom and others this plan creates it
+	reason    dspool.Reason // of its creation for min or spare
 }
 
 // give takes the room of n tasks.
@@ -87,7 +87,6 @@ type pool struct {
 	classes   map[classKey]*class
 	users     map[string]*user
 	reserved  *machine
-	keptText  string             // about reserved, for the others
 	starved   *need              // first that found no room, here or on any machine that could be made
 	stuck     map[string]blocker // by size: why no machine of it can be created
 	waiters   [2]*job            // first that waits for room, and first of another user
@@ -95,22 +94,20 @@ type pool struct {
 	notedSize *dspool.Size
 	surplus   []*machine // idle and not needed, longest idle first
 
-	places     int                  // sessions per machine
-	guests     []*guest             // who waits to log in, in order
-	promised   *guest               // first of them for whose machine the hosts have no room
-	promise    vec                  // what is kept for that of what they have left
-	crowd      []*guest             // those of the guests for whom no place is in sight
-	crowdTexts map[string]crowdText // by the size that they ask for
-	eager      map[string]*guest    // first of the crowd, by the same
-	kept       []*machine           // for them
+	places   int                      // sessions per machine
+	guests   []*guest                 // who waits to log in, in order
+	promised *guest                   // first of them for whose machine the hosts have no room
+	promise  vec                      // what is kept for that of what they have left
+	crowd    []*guest                 // those of the guests for whom no place is in sight
+	crowdWhy map[string]dspool.Reason // why no machine can be created for them, by the size that they ask for
+	eager    map[string]*guest        // first of the crowd, by the same
+	kept     []*machine               // for them
 }
-
-// crowdText says why no machine can be created for somebody.
-type crowdText struct{ short, full string }
 
 // need is a machine that somebody waits for and that cannot be created.
 type need struct {
-	who     string
+	user    string
+	job     int64 // 0 where a person waits
 	size    *dspool.Size
 	blocker blocker
 }
@@ -227,7 +224,7 @@ func (p *planner) wake(t time.Time) {
 	}
 }
 
-func (p *planner) destroy(m *machine, reason string) {
+func (p *planner) destroy(m *machine, reason dspool.Reason) {
 	m.destroyed, m.usable = true, false
 	p.plan.Destroy = append(p.plan.Destroy, Destroy{Machine: m.Name, Reason: reason})
 }

@@ -146,7 +146,7 @@ func (p *planner) assign(pl *pool, j *job, n int64) int64 {
 	j.left -= got
 	if got < n {
 		if pl.starved == nil && j.class.blocker.byOthers() {
-			pl.starved = &need{who: j.title(), size: j.class.create, blocker: j.class.blocker}
+			pl.starved = &need{user: j.User, job: j.ID, size: j.class.create, blocker: j.class.blocker}
 		}
 		p.reserve(pl, j)
 	}

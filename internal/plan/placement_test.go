@@ -6,6 +6,7 @@ import (
 
 	"github.com/dspool/dspool"
 	"github.com/dspool/dspool/internal/plan"
+	"github.com/dspool/dspool/internal/testkit"
 )
 
 func TestPlacement(t *testing.T) {
@@ -37,7 +38,7 @@ func TestPlacement(t *testing.T) {
 				box(1, func(m *plan.Machine) { m.Cordoned = true }),
 				box(2, holds(9, 1, res(1, 2)), func(m *plan.Machine) { m.DrainBy = &deadline }),
 				box(3, func(m *plan.Machine) { m.Health = dspool.Unhealthy }),
-				box(4, holds(9, 1, res(1, 2)), func(m *plan.Machine) { m.Remove = "removed by root" }),
+				box(4, holds(9, 1, res(1, 2)), func(m *plan.Machine) { m.Remove = testkit.Stated("removed by root") }),
 				box(5, state(dspool.Destroying)),
 				box(6, state(dspool.Stopped)),
 			}, job(1, "ada", 1)),
@@ -90,7 +91,7 @@ func TestPlacement(t *testing.T) {
 		},
 		{
 			"a blocked job waits for what blocks it, and takes no machine",
-			snapshot(batch(), nil, job(13, "ada", 9, func(j *plan.Job) { j.Blocked = "waits for job 12" })),
+			snapshot(batch(), nil, job(13, "ada", 9, func(j *plan.Job) { j.Blocked = testkit.Stated("waits for job 12") })),
 			`job 13: waits for job 12`,
 		},
 		{
@@ -211,8 +212,8 @@ func TestAhead(t *testing.T) {
 			"a cordoned, draining or sick machine gives back what is ahead",
 			snapshot(batch(), []plan.Machine{
 				box(1, holds(1, 4, res(1, 2)), waits(1, 0), func(m *plan.Machine) { m.Cordoned = true }),
-				box(2, holds(1, 4, res(1, 2)), waits(1, 0), func(m *plan.Machine) { m.Remove = "removed by root" }),
-				box(3, holds(1, 4, res(1, 2)), waits(1, 0), func(m *plan.Machine) { m.Health, m.HealthReason = dspool.Unhealthy, "disk full" }),
+				box(2, holds(1, 4, res(1, 2)), waits(1, 0), func(m *plan.Machine) { m.Remove = testkit.Stated("removed by root") }),
+				box(3, holds(1, 4, res(1, 2)), waits(1, 0), func(m *plan.Machine) { m.Health, m.HealthReason = dspool.Unhealthy, testkit.Stated("disk full") }),
 			}, job(1, "ada", 0, taking(50*time.Millisecond))),
 			`recall 5: machine batch-1 is cordoned
 			 recall 5: machine batch-2 is being drained

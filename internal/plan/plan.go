@@ -22,9 +22,9 @@ type Snapshot struct {
 type Pool struct {
 	dspool.Pool
 	Sizes        []dspool.Size
-	Blocked      string    // why no machine can be created at all, such as an image that is not built; "" if none
-	BackoffUntil time.Time // after failed creations; zero if none
-	LastFailure  string    // of the latest creation, for people
+	Blocked      dspool.Reason // why no machine can be created at all, such as an image that is not built
+	BackoffUntil time.Time     // after failed creations; zero if none
+	LastFailure  dspool.Reason // of the latest creation
 }
 
 // Machine is a machine with the attempts placed on it.
@@ -35,11 +35,11 @@ type Machine struct {
 	Cordoned         bool
 	DrainBy          *time.Time
 	Health           dspool.Health
-	HealthReason     string
-	IdleSince        time.Time // since when it has had no claim; its creation if it never had one
-	Used             bool      // it has had a claim that ended
-	Remove           string    // reason for which somebody asked for its removal; "" if nobody did
-	Attempts         []Attempt // in order of identifier
+	HealthReason     dspool.Reason
+	IdleSince        time.Time     // since when it has had no claim; its creation if it never had one
+	Used             bool          // it has had a claim that ended
+	Remove           dspool.Reason // why somebody asked for its removal; none if nobody did
+	Attempts         []Attempt     // in order of identifier
 }
 
 // Session is a session that has not closed. From placed to closing it holds Request of its Machine, as
@@ -84,8 +84,8 @@ type Job struct {
 	Request    dspool.Resources
 	Pending    int64
 	Placed     int64
-	MaxRunning int    // 0 is no limit
-	Blocked    string // why none of it may start, such as a job it waits for; "" if none
+	MaxRunning int           // 0 is no limit
+	Blocked    dspool.Reason // why none of it may start, such as a job it waits for
 	Created    time.Time
 	TaskTime   time.Duration // mean run time of its ended tasks; 0 if none has ended
 	Served     time.Time     // when a task of it was last placed; zero if not lately
@@ -112,26 +112,26 @@ type Place struct {
 	Job     int64
 	Machine string
 	Count   int
-	Reason  string
+	Reason  dspool.Reason
 }
 
 // Recall asks an attempt placed ahead and not started back into the queue.
 type Recall struct {
 	Attempt int64
-	Reason  string
+	Reason  dspool.Reason
 }
 
 // Create makes a machine.
 type Create struct {
 	Pool   string
 	Size   dspool.Size
-	Reason string
+	Reason dspool.Reason
 }
 
 // Destroy removes a machine; Job and session claims on it have ended, or its deadline has passed.
 type Destroy struct {
 	Machine string
-	Reason  string
+	Reason  dspool.Reason
 }
 
 // Seat gives a waiting session a machine that is ready.
@@ -139,30 +139,30 @@ type Seat struct {
 	Session int64
 	Machine string
 	Request dspool.Resources // what it holds of that machine
-	Reason  string
+	Reason  dspool.Reason
 }
 
 // CloseSession ends a session.
 type CloseSession struct {
 	Session int64
-	Reason  string
+	Reason  dspool.Reason
 }
 
 // Queued is why a session waits, and its place among those that wait in its pool, from 1.
 type Queued struct {
 	Session  int64
 	Position int
-	Reason   string
+	Reason   dspool.Reason
 }
 
 // Waiting is why a job's pending tasks wait.
 type Waiting struct {
 	Job    int64
-	Reason string
+	Reason dspool.Reason
 }
 
 // Note is what a pool's owner should know.
 type Note struct {
-	Pool string
-	Text string
+	Pool   string
+	Reason dspool.Reason
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/dspool/dspool"
 	"github.com/dspool/dspool/internal/plan"
+	"github.com/dspool/dspool/internal/testkit"
 )
 
 var sizes = []dspool.Size{
@@ -50,10 +51,10 @@ func drawSnapshot(t *rapid.T) plan.Snapshot {
 		p.Policy.SessionsPerMachine = rapid.IntRange(0, 7).Draw(t, "sessions per machine")
 		p.Policy.SessionIdle = dspool.Duration(rapid.IntRange(0, 60).Draw(t, "session idle")) * dspool.Duration(time.Second)
 		if yes("blocked") {
-			p.Blocked = "the image is being built"
+			p.Blocked = testkit.Stated("the image is being built")
 		}
 		if yes("failing") {
-			p.LastFailure, p.BackoffUntil = "no luck", now.Add(time.Duration(rapid.IntRange(-5, 5).Draw(t, "back-off"))*time.Second)
+			p.LastFailure, p.BackoffUntil = testkit.Stated("no luck"), now.Add(time.Duration(rapid.IntRange(-5, 5).Draw(t, "back-off"))*time.Second)
 		}
 		s.Pools = append(s.Pools, p)
 	}
@@ -65,7 +66,7 @@ func drawSnapshot(t *rapid.T) plan.Snapshot {
 			j.MaxRunning = rapid.IntRange(1, 8).Draw(t, "at most")
 		}
 		if yes("blocked") {
-			j.Blocked = "waits for job 99"
+			j.Blocked = testkit.Stated("waits for job 99")
 		}
 		if yes("sized") {
 			j.Size = rapid.SampledFrom(sizes).Draw(t, "size").Name
@@ -83,7 +84,7 @@ func drawSnapshot(t *rapid.T) plan.Snapshot {
 			m.DrainBy = &at
 		}
 		if yes("remove") {
-			m.Remove = "removed by root"
+			m.Remove = testkit.Stated("removed by root")
 		}
 		if yes("sick") {
 			m.Health = dspool.Unhealthy
@@ -205,7 +206,7 @@ func verifyMachines(t fataler, s plan.Snapshot, p plan.Plan, at time.Time) {
 		if n > 0 && exist[pool.Name]+n > pool.Max {
 			t.Fatalf("pool %s gets %d machines, its max is %d", pool.Name, exist[pool.Name]+n, pool.Max)
 		}
-		if n > 0 && (pool.Blocked != "" || pool.BackoffUntil.After(at)) || n > 1 && pool.LastFailure != "" {
+		if n > 0 && (!pool.Blocked.IsZero() || pool.BackoffUntil.After(at)) || n > 1 && !pool.LastFailure.IsZero() {
 			t.Fatalf("pool %s creates %d machines though it must not", pool.Name, n)
 		}
 		delete(creates, pool.Name)
@@ -221,7 +222,7 @@ func verifyMachines(t fataler, s plan.Snapshot, p plan.Plan, at time.Time) {
 		if len(m.Attempts)+len(seated(s, m.Name)) > 0 && (m.DrainBy == nil || m.DrainBy.After(at)) {
 			t.Fatalf("%s is destroyed with attempts or sessions on it: %s", d.Machine, d.Reason)
 		}
-		if m.Cordoned && m.DrainBy == nil && m.Remove == "" && m.Pool != "gone" {
+		if m.Cordoned && m.DrainBy == nil && m.Remove.IsZero() && m.Pool != "gone" {
 			t.Fatalf("%s is cordoned and destroyed: %s", d.Machine, d.Reason)
 		}
 		delete(machines, d.Machine)
@@ -243,13 +244,13 @@ func verifyMachines(t fataler, s plan.Snapshot, p plan.Plan, at time.Time) {
 	for _, x := range p.Place {
 		m, ok := machines[x.Machine]
 		j := jobs[x.Job]
-		if !ok || m.State != dspool.Ready || m.Health != dspool.Healthy || m.Cordoned || m.DrainBy != nil || m.Remove != "" {
+		if !ok || m.State != dspool.Ready || m.Health != dspool.Healthy || m.Cordoned || m.DrainBy != nil || !m.Remove.IsZero() {
 			t.Fatalf("%s takes tasks", x.Machine)
 		}
 		if m.Pool != j.Pool || j.Size != "" && j.Size != m.Size || !j.Request.Fits(m.Resources) {
 			t.Fatalf("job %d on %s, which is not for it", x.Job, x.Machine)
 		}
-		if strings.HasPrefix(x.Reason, "placed ahead") {
+		if x.Reason.Is(dspool.WhyPlacedAhead) {
 			if ahead[m.Name] += x.Count; ahead[m.Name] > 64 || j.TaskTime == 0 || j.TaskTime >= time.Second {
 				t.Fatalf("%d tasks are ahead on %s", ahead[m.Name], x.Machine)
 			}
@@ -278,7 +279,7 @@ func verifyTasks(t fataler, s plan.Snapshot, p plan.Plan) {
 	wanted := int64(0)
 	for _, j := range s.Jobs {
 		n := placed[j.ID]
-		if n > j.Pending || n > 0 && j.Blocked != "" {
+		if n > j.Pending || n > 0 && !j.Blocked.IsZero() {
 			t.Fatalf("job %d gets %d tasks of %d placed", j.ID, n, j.Pending)
 		}
 		if n > 0 && j.MaxRunning > 0 && j.Placed+n > int64(j.MaxRunning) {
@@ -295,7 +296,7 @@ func verifyTasks(t fataler, s plan.Snapshot, p plan.Plan) {
 	}
 	kept := 0
 	for _, c := range p.Create {
-		if strings.Contains(c.Reason, "keeps") || strings.Contains(c.Reason, "log in") {
+		if c.Reason.Is(dspool.WhyKeepsMin, dspool.WhyKeepsSpare, dspool.WhyUserWaits, dspool.WhyUsersWait) {
 			kept++
 		}
 	}
@@ -331,8 +332,8 @@ func TestOnePassLeavesNoRoomUnused(t *testing.T) {
 		reserved := strings.Join(lines(p), "\n")
 		kept := map[string]bool{} // for people
 		for _, q := range p.Queue {
-			if _, name, ok := strings.Cut(q.Reason, "tasks on machine "); ok {
-				kept[strings.TrimSuffix(name, " to end")] = true
+			if q.Reason.Is(dspool.WhyWaitsForTasks) {
+				kept[q.Reason.Machine] = true
 			}
 		}
 		left := map[string]dspool.Resources{}
@@ -349,19 +350,19 @@ func TestOnePassLeavesNoRoomUnused(t *testing.T) {
 		for _, x := range p.Place {
 			j := s.Jobs[x.Job-1]
 			placed[j.ID] += int64(x.Count)
-			if !strings.HasPrefix(x.Reason, "placed ahead") {
+			if !x.Reason.Is(dspool.WhyPlacedAhead) {
 				for range x.Count {
 					left[x.Machine] = left[x.Machine].Sub(j.Request)
 				}
 			}
 		}
 		for _, j := range s.Jobs {
-			if j.Pending == placed[j.ID] || j.Blocked != "" || j.MaxRunning > 0 && j.Placed+placed[j.ID] >= int64(j.MaxRunning) || j.Pool == "gone" {
+			if j.Pending == placed[j.ID] || !j.Blocked.IsZero() || j.MaxRunning > 0 && j.Placed+placed[j.ID] >= int64(j.MaxRunning) || j.Pool == "gone" {
 				continue
 			}
 			for _, m := range s.Machines {
 				room, ok := left[m.Name]
-				usable := ok && !kept[m.Name] && m.State == dspool.Ready && m.Health == dspool.Healthy && !m.Cordoned && m.DrainBy == nil && m.Remove == ""
+				usable := ok && !kept[m.Name] && m.State == dspool.Ready && m.Health == dspool.Healthy && !m.Cordoned && m.DrainBy == nil && m.Remove.IsZero()
 				if usable && m.Pool == j.Pool && (j.Size == "" || j.Size == m.Size) && j.Request.Fits(room) && !strings.Contains(reserved, fmt.Sprintf("job %d: machine %s is reserved", j.ID, m.Name)) &&
 					!regexp.MustCompile(fmt.Sprintf(`job %d: machine \S+ is kept for`, j.ID)).MatchString(reserved) {
 					t.Fatalf("job %d waits though %s has room: %q\n%+v", j.ID, m.Name, lines(p), s)
@@ -388,18 +389,18 @@ func TestTimeAloneChangesNothingBeforeWakeAt(t *testing.T) {
 		later := plan.Compute(s, now.Add(time.Duration(rapid.Int64Range(0, int64(wait)).Draw(t, "later"))))
 		for _, p := range []*plan.Plan{&first, &later} {
 			for i := range p.Destroy {
-				if strings.HasPrefix(p.Destroy[i].Reason, "idle") {
-					p.Destroy[i].Reason = "" // says for how long
+				if p.Destroy[i].Reason.Is(dspool.WhyIdle, dspool.WhyIdleUnhealthy) {
+					p.Destroy[i].Reason = timeless(p.Destroy[i].Reason)
 				}
 			}
 			for i := range p.Waiting {
-				p.Waiting[i].Reason, _, _ = strings.Cut(p.Waiting[i].Reason, "; next try in")
+				p.Waiting[i].Reason = timeless(p.Waiting[i].Reason)
 			}
 			for i := range p.Notes {
-				p.Notes[i].Text, _, _ = strings.Cut(p.Notes[i].Text, "; next try in")
+				p.Notes[i].Reason = timeless(p.Notes[i].Reason)
 			}
 			for i := range p.Queue {
-				p.Queue[i].Reason, _, _ = strings.Cut(p.Queue[i].Reason, "; next try in")
+				p.Queue[i].Reason = timeless(p.Queue[i].Reason)
 			}
 		}
 		if !reflect.DeepEqual(first, later) {

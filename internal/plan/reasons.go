@@ -2,17 +2,18 @@ package plan
 
 import (
 	"cmp"
-	"fmt"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/dspool/dspool"
 )
 
-// report turns what was decided into actions, with the sentences that people read. A
-// sentence holds nothing that changes by time alone but the back-off's countdown.
+type params = dspool.ReasonParams
+
+func why(code dspool.ReasonCode, p params) dspool.Reason { return dspool.Why(code, p) }
+
+// report turns what was decided into actions with their reasons. A reason holds nothing that changes by time
+// alone but the back-off's countdown.
 func (p *planner) report() {
 	p.places()
 	for _, m := range p.made {
@@ -20,21 +21,22 @@ func (p *planner) report() {
 		switch j, others := m.creator, m.sessions-1; {
 		case j != nil:
 			n := j.limit - j.placed
-			reason = fmt.Sprintf("%s waits with %s of %v", j.title(), count(n, "task"), j.Request)
+			reason = why(dspool.WhyJobWaits, params{Job: j.ID, User: j.User, Count: n, Request: j.Request})
 		case m.guest != nil && others > 0:
-			reason = fmt.Sprintf("%s and %s wait to log in", m.guest.User, count(int64(others), "other"))
+			reason = why(dspool.WhyUsersWait, params{User: m.guest.User, Count: int64(others)})
 		case m.guest != nil:
-			reason = m.guest.User + " waits to log in"
+			reason = why(dspool.WhyUserWaits, params{User: m.guest.User})
 		}
 		p.plan.Create = append(p.plan.Create, Create{Pool: m.pool.Name, Size: *m.create, Reason: reason})
 	}
-	texts := map[*class]string{}
+	reasons := map[*class]dspool.Reason{}
+	p.plan.Waiting = make([]Waiting, 0, len(p.jobs))
 	for i := range p.jobs {
 		j := &p.jobs[i]
 		if j.Pending <= j.placed {
 			continue
 		}
-		p.plan.Waiting = append(p.plan.Waiting, Waiting{Job: j.ID, Reason: p.waiting(j, texts)})
+		p.plan.Waiting = append(p.plan.Waiting, Waiting{Job: j.ID, Reason: p.waiting(j, reasons)})
 	}
 	p.lineUp()
 	for _, pl := range p.pools {
@@ -45,7 +47,7 @@ func (p *planner) report() {
 			pl.note(pl.crowd[i].blocker, pl.crowd[i].size)
 		}
 		if b := pl.noted; b != free {
-			p.plan.Notes = append(p.plan.Notes, Note{Pool: pl.Name, Text: p.blockerText(pl, b, pl.notedSize)})
+			p.plan.Notes = append(p.plan.Notes, Note{Pool: pl.Name, Reason: p.blocked(pl, b, pl.notedSize)})
 		}
 	}
 }
@@ -60,11 +62,11 @@ func (p *planner) places() {
 		slices.SortFunc(j.spots, func(a, b spot) int { return cmp.Compare(a.m.index, b.m.index) })
 		for _, s := range j.spots {
 			if s.n > 0 {
-				p.plan.Place = append(p.plan.Place, Place{Job: j.ID, Machine: s.m.Name, Count: int(s.n), Reason: fmt.Sprintf("machine %s has room", s.m.Name)})
+				p.plan.Place = append(p.plan.Place, Place{Job: j.ID, Machine: s.m.Name, Count: int(s.n), Reason: why(dspool.WhyHasRoom, params{Machine: s.m.Name})})
 			}
 			if s.more > 0 {
 				ahead = append(ahead, Place{Job: j.ID, Machine: s.m.Name, Count: int(s.more),
-					Reason: fmt.Sprintf("placed ahead on machine %s, where tasks of this job take about %s", s.m.Name, brief(j.TaskTime))})
+					Reason: why(dspool.WhyPlacedAhead, params{Machine: s.m.Name, Time: brief(j.TaskTime)})})
 			}
 		}
 	}
@@ -86,105 +88,97 @@ func (pl *pool) blockedJob() *job {
 func (pl *pool) note(b blocker, size *dspool.Size) { pl.noted, pl.notedSize = b, size }
 
 // waiting says why the job's pending tasks wait.
-func (p *planner) waiting(j *job, texts map[*class]string) string {
+func (p *planner) waiting(j *job, reasons map[*class]dspool.Reason) dspool.Reason {
 	pl := p.by[j.Pool]
 	switch {
-	case j.Blocked != "":
+	case !j.Blocked.IsZero():
 		return j.Blocked
 	case pl == nil:
-		return fmt.Sprintf("pool %s does not exist", j.Pool)
+		return why(dspool.WhyNoPool, params{Pool: j.Pool})
 	case j.limit == j.placed: // so it is MaxRunning that holds the others back
-		return fmt.Sprintf("%d of at most %s run (max running)", j.Placed+j.placed, count(int64(j.MaxRunning), "task"))
+		return why(dspool.WhyMaxRunning, params{Count: j.Placed + j.placed, Limit: int64(j.MaxRunning)})
 	}
 	kept := pl.reserved
 	switch {
 	case kept != nil && kept.reserved != j && j.class.req.fits(kept.free) && (j.Size == "" || j.Size == kept.size):
-		if pl.keptText == "" {
-			pl.keptText = fmt.Sprintf("machine %s is reserved for %s, which needs more room", kept.Name, kept.reserved.title())
-		}
-		return pl.keptText
+		return why(dspool.WhyMachineReserved, params{Machine: kept.Name, Job: kept.reserved.ID, User: kept.reserved.User})
 	case pl.barred(j.class) != nil:
 		m := pl.barred(j.class)
-		return fmt.Sprintf("machine %s is kept for %s, who waits to log in", m.Name, m.kept.User)
-	case len(j.next) == 1:
-		return "waits for a machine that is starting"
-	case len(j.next) > 1:
-		return fmt.Sprintf("waits for %d machines that are starting", len(j.next))
+		return why(dspool.WhyMachineKept, params{Machine: m.Name, User: m.kept.User})
+	case len(j.next) > 0:
+		return why(dspool.WhyMachineStarting, params{Count: int64(len(j.next))})
 	case kept != nil && kept.reserved == j:
-		return fmt.Sprintf("waits for room on machine %s, which is reserved for it", kept.Name)
+		return why(dspool.WhyRoomReserved, params{Machine: kept.Name})
 	case j.soon > 0 && j.left == 0:
-		return "waits for room on the machines where it runs: its tasks are short"
+		return why(dspool.WhyShortTasks, params{})
 	}
-	text, ok := texts[j.class]
+	reason, ok := reasons[j.class]
 	if !ok {
-		text = p.classText(pl, j.class)
-		texts[j.class] = text
+		reason = p.unplaced(pl, j.class)
+		reasons[j.class] = reason
 	}
-	return text
+	return reason
 }
 
-func (p *planner) classText(pl *pool, c *class) string {
-	if c.blocker != noSize {
-		text := p.blockerText(pl, c.blocker, c.create)
-		if c.blocker == poolMax {
-			text += pl.census(c, " and it is busy", " and all are busy")
-		}
-		return text
-	}
-	task := fmt.Sprintf("a task of %v", c.req.resources())
-	if c.size == "" {
-		return fmt.Sprintf("%s fits no size of pool %s", task, pl.Name)
+// unplaced says why tasks of a class have neither room nor a machine to come.
+func (p *planner) unplaced(pl *pool, c *class) dspool.Reason {
+	switch {
+	case c.blocker == poolMax:
+		return pl.census(c, dspool.WhyPoolMaxBusy)
+	case c.blocker != noSize:
+		return p.blocked(pl, c.blocker, c.create)
+	case c.size == "":
+		return why(dspool.WhyFitsNoSize, params{Request: c.req.resources(), Pool: pl.Name})
 	}
 	for _, s := range pl.Sizes {
 		if s.Name == c.size {
-			return fmt.Sprintf("%s does not fit size %s (%v)", task, s.Name, s.Resources)
+			return why(dspool.WhyFitsNotSize, params{Request: c.req.resources(), Size: s.Name, Capacity: s.Resources})
 		}
 	}
-	return fmt.Sprintf("pool %s has no size %s", pl.Name, c.size)
+	return why(dspool.WhyNoSize, params{Pool: pl.Name, Size: c.size})
 }
 
-// blockerText says why no machine can be created.
-func (p *planner) blockerText(pl *pool, b blocker, size *dspool.Size) string {
+// blocked says why no machine can be created.
+func (p *planner) blocked(pl *pool, b blocker, size *dspool.Size) dspool.Reason {
 	switch b {
 	case poolBlocked:
 		return pl.Blocked
 	case backoff:
 		left := pl.BackoffUntil.Sub(p.now)
-		return fmt.Sprintf("creating machines failed: %s; next try in %s", pl.LastFailure, seconds(left+time.Second-1))
+		return why(dspool.WhyBackoff, params{Time: seconds(left + time.Second - 1)}).With(pl.LastFailure)
 	case probing:
-		return fmt.Sprintf("creating machines failed: %s; one machine is tried first", pl.LastFailure)
+		return why(dspool.WhyProbing, params{}).With(pl.LastFailure)
 	case poolMax:
-		return fmt.Sprintf("pool %s is at its max of %s", pl.Name, count(int64(pl.Max), "machine"))
+		return pl.atMax()
 	case providerMax:
-		text := fmt.Sprintf("the provider can have at most %s", count(int64(p.s.MaxMachines), "machine"))
+		code := dspool.WhyProviderMax
 		if len(p.all)+len(p.made) < p.s.MaxMachines {
-			text += "; the rest is kept for the min of other pools"
+			code = dspool.WhyProviderKept
 		}
-		return text
+		return why(code, params{Limit: int64(p.s.MaxMachines)})
 	case hostsTooSmall:
-		return fmt.Sprintf("a machine of size %s (%v) is larger than the hosts (%v)", size.Name, size.Resources, p.s.Capacity)
+		return why(dspool.WhyHostsTooSmall, params{Size: size.Name, Request: size.Resources, Capacity: p.s.Capacity})
 	case hostsFull:
-		return p.fullText(size)
+		return p.full(size)
 	case hostsPromised:
-		return fmt.Sprintf("the hosts have no room for another machine of size %s: the rest is kept for %s, who waits for one of size %s", size.Name, pl.promised.User, pl.promised.size.Name)
+		return why(dspool.WhyHostsPromised, params{Size: size.Name, User: pl.promised.User, Name: pl.promised.size.Name})
 	}
-	return "waits for room"
+	return why(dspool.WhyWaitsForRoom, params{})
 }
 
-// fullText names the resource that the hosts lack.
-func (p *planner) fullText(size *dspool.Size) string {
-	text := fmt.Sprintf("the hosts have no room for another machine of size %s: ", size.Name)
+// full names the resource that the hosts lack.
+func (p *planner) full(size *dspool.Size) dspool.Reason {
+	of := params{Size: size.Name, Used: p.total.resources(), Capacity: p.s.Capacity}
 	one, whole := toVec(size.Resources), toVec(p.s.Capacity)
-	used, all := p.total.resources(), p.s.Capacity
 	switch left := whole.plus(p.total, -1); {
 	case one.cpu > left.cpu:
-		return text + fmt.Sprintf("%s of %s cpus are taken", dspool.FormatCPUs(used.CPUs), dspool.FormatCPUs(all.CPUs))
+		return why(dspool.WhyHostsCPUs, of)
 	case one.mem > left.mem:
-		return text + fmt.Sprintf("%s of %s memory are taken", dspool.FormatBytes(used.Memory), dspool.FormatBytes(all.Memory))
+		return why(dspool.WhyHostsMemory, of)
 	case one.gpu > left.gpu:
-		return text + fmt.Sprintf("%d of %d gpus are taken", used.GPUs, all.GPUs)
+		return why(dspool.WhyHostsGPUs, of)
 	}
-	return text + "the rest is kept for the min of other pools"
+	return why(dspool.WhyHostsKept, params{Size: size.Name})
 }
 
 // barred returns a machine that is kept for a session and has room for the class, or nil.
@@ -202,6 +196,7 @@ func (pl *pool) barred(c *class) *machine {
 // lineUp says of every session that still waits why, and at which place in its pool.
 func (p *planner) lineUp() {
 	positions := map[string]int{}
+	p.plan.Queue = make([]Queued, 0, len(p.guests))
 	for i := range p.guests {
 		g := &p.guests[i]
 		if g.seated {
@@ -212,68 +207,49 @@ func (p *planner) lineUp() {
 	}
 }
 
-func (p *planner) queued(g *guest) string {
+func (p *planner) queued(g *guest) dspool.Reason {
 	pl := p.by[g.Pool]
 	switch {
 	case pl == nil:
-		return fmt.Sprintf("pool %s does not exist", g.Pool)
+		return why(dspool.WhyNoPool, params{Pool: g.Pool})
 	case g.next != nil && g.next.Machine == nil:
-		return "a machine is being created"
+		return why(dspool.WhyCreating, params{})
 	case g.next != nil:
-		return g.next.Name + " is starting"
+		return why(dspool.WhyComing, params{Machine: g.next.Name})
 	case g.blocker == noSize:
-		return strings.TrimSuffix(fmt.Sprintf("pool %s has no size %s", pl.Name, g.Size), " ")
+		return why(dspool.WhyNoSize, params{Pool: pl.Name, Size: g.Size})
+	case g.kept != nil:
+		return why(dspool.WhyWaitsForTasks, params{Machine: g.kept.Name}).With(p.blocked(pl, g.blocker, g.size))
 	}
-	text, ok := pl.crowdTexts[g.Size]
+	reason, ok := pl.crowdWhy[g.Size]
 	if !ok {
-		if pl.crowdTexts == nil {
-			pl.crowdTexts = map[string]crowdText{}
+		if pl.crowdWhy == nil {
+			pl.crowdWhy = map[string]dspool.Reason{}
 		}
-		text = p.crowdText(pl, g)
-		pl.crowdTexts[g.Size] = text
+		reason = p.crowded(pl, g)
+		pl.crowdWhy[g.Size] = reason
 	}
-	if g.kept != nil {
-		return fmt.Sprintf("%s; waits for tasks on machine %s to end", text.short, g.kept.Name)
-	}
-	return text.full
+	return reason
 }
 
-func (p *planner) crowdText(pl *pool, g *guest) crowdText {
-	short := p.blockerText(pl, g.blocker, g.size)
-	full := short
+// crowded says why no machine can be created for somebody.
+func (p *planner) crowded(pl *pool, g *guest) dspool.Reason {
+	reason := p.blocked(pl, g.blocker, g.size)
 	if g.blocker == poolMax {
-		full += pl.census(&class{classKey: classKey{size: g.Size}}, placesTaken, placesTaken)
+		reason = pl.census(&class{classKey: classKey{size: g.Size}}, dspool.WhyPoolMaxPlaces)
 	}
 	if g.Size != "" && (g.blocker == poolMax || g.blocker == providerMax) { // the others name it
-		full = fmt.Sprintf("waits for a machine of size %s; %s", g.Size, full)
+		reason = why(dspool.WhyWaitsForSize, params{Size: g.Size}).With(reason)
 	}
-	return crowdText{short, full}
+	return reason
 }
 
-const placesTaken = " and every place is taken"
+func seconds(d time.Duration) dspool.Duration { return dspool.Duration(d.Truncate(time.Second)) }
 
-func (j *job) title() string { return fmt.Sprintf("job %d of %s", j.ID, j.User) }
-
-func count(n int64, noun string) string {
-	if n == 1 {
-		return "1 " + noun
-	}
-	return strconv.FormatInt(n, 10) + " " + noun + "s"
-}
-
-func because(reason string) string {
-	if reason == "" {
-		return ""
-	}
-	return " (" + reason + ")"
-}
-
-func seconds(d time.Duration) string { return dspool.Duration(d.Truncate(time.Second)).String() }
-
-// brief prints a run time without needless digits.
-func brief(d time.Duration) string {
+// brief rounds a run time to what is worth reading.
+func brief(d time.Duration) dspool.Duration {
 	if d >= time.Millisecond {
-		return d.Round(time.Millisecond).String()
+		return dspool.Duration(d.Round(time.Millisecond))
 	}
-	return d.Round(time.Microsecond).String()
+	return dspool.Duration(d.Round(time.Microsecond))
 }

@@ -3,7 +3,6 @@ package plan
 import (
 	"cmp"
 	"container/heap"
-	"fmt"
 	"slices"
 
 	"github.com/dspool/dspool"
@@ -50,7 +49,7 @@ func (p *planner) seat(pl *pool) {
 	pl.keepForCrowd()
 	if i := slices.IndexFunc(pl.crowd, func(g *guest) bool { return g.blocker.byOthers() }); i >= 0 {
 		g := pl.crowd[i]
-		pl.starved = &need{who: g.User, size: g.size, blocker: g.blocker}
+		pl.starved = &need{user: g.User, size: g.size, blocker: g.blocker}
 		p.empty(pl, g)
 	}
 }
@@ -93,7 +92,7 @@ func (p *planner) seatOnReady(pl *pool, wait []*guest) (left []*guest) {
 		part := pl.place(m)
 		pl.ready.seat(m, part)
 		p.plan.Seat = append(p.plan.Seat, Seat{Session: g.ID, Machine: m.Name, Request: part.resources(),
-			Reason: fmt.Sprintf("machine %s has room: place %d of %d", m.Name, m.sessions, pl.places)})
+			Reason: why(dspool.WhyHasPlace, params{Machine: m.Name, Count: int64(m.sessions), Limit: int64(pl.places)})})
 		if pl.hasPlace(m) {
 			heap.Fix(&h.seats, 0)
 		} else {

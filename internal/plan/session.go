@@ -67,16 +67,16 @@ const surely = 15 * time.Second
 func (p *planner) closeSessions() {
 	deaf, going := map[string]bool{}, map[string]bool{}
 	for _, m := range p.s.Machines {
-		deaf[m.Name], going[m.Name] = m.Health != dspool.Healthy, m.Remove != "" || m.DrainBy != nil
+		deaf[m.Name], going[m.Name] = m.Health != dspool.Healthy, !m.Remove.IsZero() || m.DrainBy != nil
 	}
 	for i := range p.s.Sessions {
 		s := &p.s.Sessions[i]
 		switch {
 		case s.State == dspool.SessionOpen && s.Kept && going[s.Machine] && s.Connections == 0:
-			p.plan.Close = append(p.plan.Close, CloseSession{Session: s.ID, Reason: "its machine is to go; it begins anew on the next"})
+			p.plan.Close = append(p.plan.Close, CloseSession{Session: s.ID, Reason: why(dspool.WhyBeginsAnew, params{})})
 		case s.wanted():
 		case s.State == dspool.SessionWaiting:
-			p.plan.Close = append(p.plan.Close, CloseSession{Session: s.ID, Reason: "nobody waits for it any more"})
+			p.plan.Close = append(p.plan.Close, CloseSession{Session: s.ID, Reason: why(dspool.WhyNobodyWaits, params{})})
 		case s.State == dspool.SessionOpen && !s.Active && !deaf[s.Machine]:
 			limit := idleUnset
 			if pl := p.by[s.Pool]; pl != nil && pl.Policy.SessionIdle > 0 {
@@ -88,7 +88,7 @@ func (p *planner) closeSessions() {
 				p.wake(at)
 				continue
 			}
-			p.plan.Close = append(p.plan.Close, CloseSession{Session: s.ID, Reason: "nobody was connected and nothing of it lived for " + seconds(limit)})
+			p.plan.Close = append(p.plan.Close, CloseSession{Session: s.ID, Reason: why(dspool.WhySessionIdle, params{Within: seconds(limit)})})
 		}
 	}
 }

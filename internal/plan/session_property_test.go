@@ -12,6 +12,7 @@ import (
 
 	"github.com/dspool/dspool"
 	"github.com/dspool/dspool/internal/plan"
+	"github.com/dspool/dspool/internal/testkit"
 )
 
 // drawSessions adds sessions in every state; those with a machine hold what is free there, or a
@@ -97,7 +98,7 @@ func verifySessions(t fataler, s plan.Snapshot, p plan.Plan, at time.Time) {
 			t.Fatalf("session %d is seated on %s, or twice", x.Session, x.Machine)
 		}
 		got[of.ID] = m.Name
-		if !ok || m.State != dspool.Ready || m.Health != dspool.Healthy || m.Cordoned || m.DrainBy != nil || m.Remove != "" {
+		if !ok || m.State != dspool.Ready || m.Health != dspool.Healthy || m.Cordoned || m.DrainBy != nil || !m.Remove.IsZero() {
 			t.Fatalf("%s takes people", x.Machine)
 		}
 		on[m.Name]++
@@ -132,7 +133,7 @@ func verifyClosed(t fataler, s plan.Snapshot, sessions map[int64]plan.Session, p
 		deaf := slices.ContainsFunc(s.Machines, func(m plan.Machine) bool { return m.Name == x.Machine && m.Health != dspool.Healthy })
 		over := x.State == dspool.SessionWaiting || x.State == dspool.SessionOpen && !x.Active && !deaf && !x.KeepUntil.After(at) &&
 			!x.LastActive.Add(limit).After(at) && !x.Since.Add(limit).After(at)
-		going := slices.ContainsFunc(s.Machines, func(m plan.Machine) bool { return m.Name == x.Machine && (m.Remove != "" || m.DrainBy != nil) })
+		going := slices.ContainsFunc(s.Machines, func(m plan.Machine) bool { return m.Name == x.Machine && (!m.Remove.IsZero() || m.DrainBy != nil) })
 		over = over && !wanted(x) || x.State == dspool.SessionOpen && x.Kept && going && x.Connections == 0
 		if over != closed[x.ID] {
 			t.Fatalf("session %d is closed: %v, want %v: %+v", x.ID, closed[x.ID], over, x)
@@ -197,7 +198,7 @@ func verifyMachinesForPeople(t fataler, s plan.Snapshot, p plan.Plan, machines m
 	type kind struct{ pool, size string }
 	coming, made := map[kind]int{}, map[kind]int{}
 	for _, m := range machines {
-		if m.Cordoned || m.DrainBy != nil || m.Remove != "" || len(pools[m.Pool].Sizes) == 0 {
+		if m.Cordoned || m.DrainBy != nil || !m.Remove.IsZero() || len(pools[m.Pool].Sizes) == 0 {
 			continue
 		}
 		n := places(pools[m.Pool])
@@ -214,7 +215,7 @@ func verifyMachinesForPeople(t fataler, s plan.Snapshot, p plan.Plan, machines m
 		}
 	}
 	for _, c := range p.Create {
-		if !strings.Contains(c.Reason, "log in") {
+		if !c.Reason.Is(dspool.WhyUserWaits, dspool.WhyUsersWait) {
 			continue
 		}
 		made[kind{c.Pool, c.Size.Name}]++
@@ -239,15 +240,15 @@ func verifySized(t fataler, s plan.Snapshot, p plan.Plan, pools map[string]plan.
 		has := slices.ContainsFunc(pool.Sizes, func(z dspool.Size) bool { return z.Name == x.Size })
 		switch {
 		case x.Size == "" || pool.Name == "":
-		case !has && reason != fmt.Sprintf("pool %s has no size %s", pool.Name, x.Size) && !strings.HasSuffix(reason, " is starting"):
-			t.Fatalf("session %d asks for size %s: %s", x.ID, x.Size, reason)
-		case has && strings.Contains(reason, "of size ") && !strings.Contains(reason, "of size "+x.Size):
-			t.Fatalf("session %d asks for size %s: %s", x.ID, x.Size, reason)
+		case !has && testkit.Text(reason) != fmt.Sprintf("pool %s has no size %s", pool.Name, x.Size) && !reason.Is(dspool.WhyComing):
+			t.Fatalf("session %d asks for size %s: %s", x.ID, x.Size, testkit.Text(reason))
+		case has && strings.Contains(testkit.Text(reason), "of size ") && !strings.Contains(testkit.Text(reason), "of size "+x.Size):
+			t.Fatalf("session %d asks for size %s: %s", x.ID, x.Size, testkit.Text(reason))
 		}
-		if name, ok := strings.CutSuffix(reason, " is starting"); ok {
-			m := s.Machines[slices.IndexFunc(s.Machines, func(m plan.Machine) bool { return m.Name == name })]
+		if reason.Is(dspool.WhyComing) {
+			m := s.Machines[slices.IndexFunc(s.Machines, func(m plan.Machine) bool { return m.Name == reason.Machine })]
 			if !takes(x, m) {
-				t.Fatalf("session %d asks for size %s: %s", x.ID, x.Size, reason)
+				t.Fatalf("session %d asks for size %s: %s", x.ID, x.Size, testkit.Text(reason))
 			}
 		}
 	}
@@ -259,8 +260,8 @@ func verifySized(t fataler, s plan.Snapshot, p plan.Plan, pools map[string]plan.
 func verifyKept(t fataler, s plan.Snapshot, p plan.Plan, pools map[string]plan.Pool, on map[string]int) {
 	wait, other := map[string]int{}, map[string]int{}
 	for _, q := range p.Queue {
-		if _, name, ok := strings.Cut(q.Reason, "tasks on machine "); ok {
-			name = strings.TrimSuffix(name, " to end")
+		if q.Reason.Is(dspool.WhyWaitsForTasks) {
+			name := q.Reason.Machine
 			wait[name]++
 			m := s.Machines[slices.IndexFunc(s.Machines, func(m plan.Machine) bool { return m.Name == name })]
 			x := s.Sessions[slices.IndexFunc(s.Sessions, func(x plan.Session) bool { return x.ID == q.Session })]

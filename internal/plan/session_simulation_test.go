@@ -11,6 +11,7 @@ import (
 
 	"github.com/dspool/dspool"
 	"github.com/dspool/dspool/internal/plan"
+	"github.com/dspool/dspool/internal/testkit"
 )
 
 const (
@@ -137,7 +138,7 @@ func TestAHerdAtAPoolAtZero(t *testing.T) {
 					t.Errorf("%d people have a place after a minute", n)
 				}
 				for i, q := range plan.Compute(w.s, w.now).Queue {
-					if q.Position != i+1 || q.Reason != "pool batch is at its max of 4 machines and every place is taken" {
+					if q.Position != i+1 || testkit.Text(q.Reason) != "pool batch is at its max of 4 machines and every place is taken" {
 						t.Errorf("%+v", q)
 					}
 				}

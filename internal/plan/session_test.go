@@ -7,6 +7,7 @@ import (
 
 	"github.com/dspool/dspool"
 	"github.com/dspool/dspool/internal/plan"
+	"github.com/dspool/dspool/internal/testkit"
 )
 
 func TestSeats(t *testing.T) {
@@ -75,7 +76,7 @@ func TestSeats(t *testing.T) {
 				box(1, func(m *plan.Machine) { m.Cordoned = true }),
 				box(2, holds(9, 1, res(1, 2)), func(m *plan.Machine) { m.DrainBy = &deadline }),
 				box(3, func(m *plan.Machine) { m.Health = dspool.Unhealthy }, holds(9, 1, res(1, 1))),
-				box(4, holds(9, 1, res(1, 2)), func(m *plan.Machine) { m.Remove = "removed by root" }),
+				box(4, holds(9, 1, res(1, 2)), func(m *plan.Machine) { m.Remove = testkit.Stated("removed by root") }),
 				box(5, state(dspool.Destroying)),
 				box(6, state(dspool.Stopped)),
 			}), guest(1, "ada", 1)),
@@ -179,20 +180,22 @@ func TestMachinesForPeople(t *testing.T) {
 		},
 		{
 			"an image that is not built holds people up and is named",
-			with(snapshot(batch(func(p *plan.Pool) { p.Blocked = "image UbuntuDSVM is being built" }), nil), crowd(1)...),
+			with(snapshot(batch(func(p *plan.Pool) { p.Blocked = testkit.Stated("image UbuntuDSVM is being built") }), nil), crowd(1)...),
 			`session 1 is number 1: image UbuntuDSVM is being built
 			 note batch: image UbuntuDSVM is being built`,
 		},
 		{
 			"so does a back-off, with its countdown",
-			with(snapshot(batch(func(p *plan.Pool) { p.LastFailure, p.BackoffUntil = "no space left", now.Add(7500*time.Millisecond) }), nil), crowd(1)...),
+			with(snapshot(batch(func(p *plan.Pool) {
+				p.LastFailure, p.BackoffUntil = testkit.Stated("no space left"), now.Add(7500*time.Millisecond)
+			}), nil), crowd(1)...),
 			`session 1 is number 1: creating machines failed: no space left; next try in 8s
 			 note batch: creating machines failed: no space left; next try in 8s
 			 wake in 7.5s`,
 		},
 		{
 			"after it one machine is tried",
-			with(snapshot(batch(func(p *plan.Pool) { p.LastFailure = "no space left" }), nil), crowd(5)...),
+			with(snapshot(batch(func(p *plan.Pool) { p.LastFailure = testkit.Stated("no space left") }), nil), crowd(5)...),
 			`create big in batch: user1 and 3 others wait to log in
 			 session 1 is number 1: a machine is being created
 			 session 2 is number 2: a machine is being created
@@ -300,7 +303,7 @@ func TestClose(t *testing.T) {
 		},
 		{
 			"but what runs for ever leaves a machine that somebody wants gone, unless somebody is there",
-			with(snapshot(batch(quick), []plan.Machine{box(1, func(m *plan.Machine) { m.Remove, m.Cordoned = "drained by root", true })}),
+			with(snapshot(batch(quick), []plan.Machine{box(1, func(m *plan.Machine) { m.Remove, m.Cordoned = testkit.Stated("drained by root"), true })}),
 				open(1, time.Second, func(s *plan.Session) { s.Kept, s.Active = true, true }),
 				open(2, time.Second, func(s *plan.Session) { s.Kept, s.Connections = true, 1 }),
 				open(3, time.Second, func(s *plan.Session) { s.Awaited = true })),
@@ -349,7 +352,7 @@ func TestMachinesWithSessionsStay(t *testing.T) {
 	in := func(d time.Duration) func(*plan.Machine) {
 		return func(m *plan.Machine) { at := now.Add(d); m.DrainBy = &at }
 	}
-	remove := func(m *plan.Machine) { m.Remove = "removed by root" }
+	remove := func(m *plan.Machine) { m.Remove = testkit.Stated("removed by root") }
 	check(t, []rule{
 		{
 			"a machine with a session is not idle, though nobody is connected",

@@ -3,7 +3,6 @@ package plan_test
 import (
 	"fmt"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -11,6 +10,7 @@ import (
 
 	"github.com/dspool/dspool"
 	"github.com/dspool/dspool/internal/plan"
+	"github.com/dspool/dspool/internal/testkit"
 )
 
 // world is a little dspool: it applies plans and lets time pass.
@@ -99,14 +99,14 @@ func (w *world) run(most int) int {
 // settled checks that a plan, once applied, is followed by no other at the same moment.
 func (w *world) settled(before plan.Snapshot) {
 	p, first := plan.Compute(w.s, w.now), plan.Compute(before, w.now)
-	if slices.ContainsFunc(first.Waiting, func(x plan.Waiting) bool { return strings.Contains(x.Reason, "reserved") }) {
+	if slices.ContainsFunc(first.Waiting, func(x plan.Waiting) bool { return x.Reason.Is(dspool.WhyMachineReserved, dspool.WhyRoomReserved) }) {
 		p.Place = nil // it is another user's turn, perhaps with less than was kept for the first
 	}
 	if slices.ContainsFunc(first.Create, func(c plan.Create) bool { return c.Size.Name != w.pool(c.Pool).Sizes[0].Name }) {
 		p.Create = nil // the machine is smaller than one that was kept for the pool's min, which it fills
 	}
 	// A reservation may move when that user's turn comes, and what was placed ahead there with it.
-	p.Recall = slices.DeleteFunc(p.Recall, func(x plan.Recall) bool { return strings.Contains(x.Reason, "is reserved for") })
+	p.Recall = slices.DeleteFunc(p.Recall, func(x plan.Recall) bool { return x.Reason.Is(dspool.WhyReservedFor) })
 	if len(p.Create)+len(p.Destroy)+len(p.Place)+len(p.Recall)+len(p.Seat)+len(p.Close) > 0 {
 		w.t.Fatalf("a second plan at the same moment wants more: %q\nthe first was %q\nof %+v", lines(p), lines(first), before)
 	}
@@ -136,7 +136,7 @@ func (w *world) apply(p plan.Plan) {
 	}
 	for _, d := range p.Destroy {
 		m := w.machine(d.Machine)
-		if len(d.Reason) > 4 && d.Reason[:4] == "idle" {
+		if d.Reason.Is(dspool.WhyIdle) {
 			if lived := w.now.Sub(w.life[m.Name]); w.min[m.Pool] == 0 || lived < w.min[m.Pool] {
 				w.min[m.Pool] = lived
 			}
@@ -204,11 +204,11 @@ func (w *world) create(c plan.Create) {
 		switch {
 		case m == nil || m.State != dspool.Starting:
 		case fails:
-			pool.LastFailure, pool.BackoffUntil = "no luck", w.now.Add(5*time.Second)
+			pool.LastFailure, pool.BackoffUntil = testkit.Stated("no luck"), w.now.Add(5*time.Second)
 			m.State = dspool.Destroying
 			w.after(w.goes, func() { w.gone(name) })
 		default:
-			pool.LastFailure, pool.BackoffUntil = "", time.Time{}
+			pool.LastFailure, pool.BackoffUntil = dspool.Reason{}, time.Time{}
 			m.State, m.Health, m.IdleSince = dspool.Ready, dspool.Healthy, w.now
 			w.life[m.Name] = w.now
 		}

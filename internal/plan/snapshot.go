@@ -65,7 +65,7 @@ func (p *planner) addMachines() {
 		if m.coming {
 			pl.trying++
 		}
-		m.usable = !(pl.Policy.Sudo && src.Used) && !src.Cordoned && src.DrainBy == nil && src.Remove == "" &&
+		m.usable = !(pl.Policy.Sudo && src.Used) && !src.Cordoned && src.DrainBy == nil && src.Remove.IsZero() &&
 			(m.coming || src.State == dspool.Ready && src.Health == dspool.Healthy)
 	}
 }
@@ -138,7 +138,7 @@ func (p *planner) addJobs() {
 	for i := range p.jobs {
 		j := &p.jobs[i]
 		pl := p.by[j.Pool]
-		if j.Pending <= 0 || j.Blocked != "" || pl == nil {
+		if j.Pending <= 0 || !j.Blocked.IsZero() || pl == nil {
 			continue
 		}
 		j.limit = j.Pending

@@ -106,5 +106,5 @@ func (p *Portal) revokeToken(w http.ResponseWriter, r *http.Request, m *member) 
 }
 
 func (p *Portal) endBrowser(w http.ResponseWriter, r *http.Request, m *member) {
-	p.done(w, r, m, p.Control.EndWebLogin(r.Context(), m.Who, r.PathValue("id"), "ended from another browser"), "/account")
+	p.done(w, r, m, p.Control.EndWebLogin(r.Context(), m.Who, r.PathValue("id"), dspool.Reason{Code: dspool.WhyEndedElsewhere}), "/account")
 }

@@ -41,7 +41,7 @@ func (p *Portal) findPools(ctx context.Context, _ *http.Request, m *member) (any
 	events, err := p.Control.Events(ctx, m.Who, control.EventQuery{Latest: true, Limit: 200})
 	page := poolsPage{Pools: status.Pools, Status: status}
 	for i := len(events.Items) - 1; i >= 0 && len(page.Events) < 20; i-- {
-		if e := events.Items[i]; e.Reason != "" && e.Pool != "" {
+		if e := events.Items[i]; !e.Reason.IsZero() && e.Pool != "" {
 			page.Events = append(page.Events, e)
 		}
 	}

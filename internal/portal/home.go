@@ -20,7 +20,7 @@ type homePage struct {
 	Jobs     []dspool.Job
 	Free     int64
 	FreeOK   bool
-	Problems []string // for administrators
+	Problems []dspool.Reason // for administrators
 }
 
 // place is a pool to work in.

@@ -13,8 +13,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/dspool/dspool/internal/portal"
 	"github.com/go-jose/go-jose/v4"
+
+	"github.com/dspool/dspool/internal/portal"
 )
 
 // provider signs whatever a test wants of it.

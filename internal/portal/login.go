@@ -192,7 +192,7 @@ func (p *Portal) enter(ctx context.Context, w http.ResponseWriter, r *http.Reque
 		return err
 	}
 	if old != nil {
-		if err := p.Control.EndWebLogin(ctx, old.Who, old.ID, "logged in anew"); err != nil {
+		if err := p.Control.EndWebLogin(ctx, old.Who, old.ID, dspool.Reason{Code: dspool.WhyLoggedInAnew}); err != nil {
 			return err
 		}
 	}
@@ -214,11 +214,11 @@ func (p *Portal) askLogout(w http.ResponseWriter, r *http.Request) {
 }
 
 func (p *Portal) logout(w http.ResponseWriter, r *http.Request, m *member) {
-	p.left(w, r, m, p.Control.EndWebLogin(r.Context(), m.Who, m.ID, "logged out"))
+	p.left(w, r, m, p.Control.EndWebLogin(r.Context(), m.Who, m.ID, dspool.Reason{Code: dspool.WhyLoggedOut}))
 }
 
 func (p *Portal) logoutEverywhere(w http.ResponseWriter, r *http.Request, m *member) {
-	p.left(w, r, m, p.Control.EndWebLogins(r.Context(), m.Who, "logged out everywhere"))
+	p.left(w, r, m, p.Control.EndWebLogins(r.Context(), m.Who, dspool.Reason{Code: dspool.WhyLoggedOutAll}))
 }
 
 func (p *Portal) left(w http.ResponseWriter, r *http.Request, m *member, err error) {

@@ -112,7 +112,7 @@ func (p *Portal) token(w http.ResponseWriter, r *http.Request) {
 		// Somebody else has the code, so the login that it is of ends, with every token (section 10.5).
 		p.Log.Warn("an authorization code was shown twice", "login", g.login)
 		if b, err := p.Control.WebLoginByID(r.Context(), g.login); err == nil {
-			if err := p.Control.EndWebLogin(r.Context(), b.Who, b.ID, "JupyterHub was shown a code of it twice"); err != nil {
+			if err := p.Control.EndWebLogin(r.Context(), b.Who, b.ID, dspool.Reason{Code: dspool.WhyCodeTwice}); err != nil {
 				p.Log.Error("end web login", "err", err)
 			}
 		}

@@ -17,8 +17,9 @@ import (
 	"time"
 
 	"github.com/coreos/go-oidc/v3/oidc"
-	"github.com/dspool/dspool"
 	"golang.org/x/oauth2"
+
+	"github.com/dspool/dspool"
 )
 
 // OIDC is a provider at which people log in instead.

@@ -30,7 +30,7 @@ func (l *Loop) drive(ctx context.Context, m store.MachineRow, v *view) (again ti
 		if now.Before(limit) {
 			return limit
 		}
-		why := "it did not join within " + v.pools[m.Pool].Policy.StartTimeout.String()
+		why := dspool.Why(dspool.WhyNotJoined, dspool.ReasonParams{Within: v.pools[m.Pool].Policy.StartTimeout})
 		l.failed(m.Pool, why)
 		l.lost(ctx, m.Name, why)
 	case dspool.Destroying:
@@ -54,7 +54,7 @@ func (l *Loop) create(ctx context.Context, m store.MachineRow, v *view) {
 		if errors.Is(context.Cause(ctx), context.Canceled) {
 			return // the server stops; the next one tries again
 		}
-		why := explain("it could not be created", err)
+		why := dspool.Why(dspool.WhyNotCreated, dspool.ReasonParams{Detail: err.Error()})
 		l.failed(m.Pool, why)
 		l.lost(context.WithoutCancel(ctx), m.Name, why)
 		return
@@ -137,7 +137,7 @@ func (l *Loop) destroy(ctx context.Context, m store.MachineRow) {
 	}
 }
 
-func (l *Loop) lost(ctx context.Context, name, why string) {
+func (l *Loop) lost(ctx context.Context, name string, why dspool.Reason) {
 	if err := l.Control.MachineLost(ctx, name, why); err != nil {
 		l.Log.Error("record fault of machine", "machine", name, "err", err)
 	}

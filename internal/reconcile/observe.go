@@ -75,22 +75,22 @@ func stands(s dspool.MachineState) bool { return s == dspool.Starting || s == ds
 
 // compare looks at one machine that should be there.
 func (l *Loop) compare(ctx context.Context, m store.MachineRow, o provider.Observed, there bool) {
-	fault := ""
+	var fault dspool.Reason
 	switch {
 	case !there:
-		fault = "it vanished from its host"
+		fault = dspool.Reason{Code: dspool.WhyVanished}
 	case !o.Running:
-		fault = "it ended: " + o.Detail
+		fault = dspool.Why(dspool.WhyEnded, dspool.ReasonParams{Detail: o.Detail})
 	case m.State == dspool.Ready && m.Health == dspool.Healthy && time.Since(later(m.Seen, l.begun)) > l.SilentAfter:
 		if err := l.Control.MachineSilent(ctx, m.Name, l.SilentAfter); err != nil {
 			l.Log.Error("record silent machine", "machine", m.Name, "err", err)
 		}
 	}
-	if fault == "" {
+	if fault.IsZero() {
 		return
 	}
 	if m.State == dspool.Starting {
-		fault += ", before it joined"
+		fault = dspool.Reason{Code: dspool.WhyBeforeJoined}.With(fault)
 		l.failed(m.Pool, fault)
 	}
 	l.lost(ctx, m.Name, fault)
@@ -111,13 +111,13 @@ func (l *Loop) sweep(ctx context.Context, name string) {
 
 // noteFault keeps why the provider could not be asked, and logs it when that changes.
 func (l *Loop) noteFault(ctx context.Context, err error) {
-	text := ""
+	var fault dspool.Reason
 	if err != nil {
-		text = err.Error()
+		fault = dspool.Why(dspool.WhyProviderSilent, dspool.ReasonParams{Detail: err.Error()}).Clipped()
 	}
 	l.mu.Lock()
-	changed := l.fault != text
-	l.fault = text
+	changed := !l.fault.Equal(fault)
+	l.fault = fault
 	l.mu.Unlock()
 	if err != nil && changed && ctx.Err() == nil {
 		l.Log.Error("list machines of the provider", "err", err)

@@ -194,17 +194,17 @@ func (l *Loop) readConfig(tx *store.Tx, v *view) error {
 	return nil
 }
 
-// blocked says why no machine can start from an image, or "". While a new version is built,
+// blocked says why no machine can start from an image; none if one can. While a new version is built,
 // the former one serves.
-func blocked(img dspool.Image) string {
-	if img.Key != "" {
-		return ""
+func blocked(img dspool.Image) dspool.Reason {
+	of := dspool.ReasonParams{Name: img.Name}
+	switch {
+	case img.Key != "":
+		return dspool.Reason{}
+	case img.State == dspool.ImageBuilding:
+		return dspool.Why(dspool.WhyImageBuilding, of)
+	case img.State == dspool.ImageFailed:
+		return img.Reason
 	}
-	switch img.State {
-	case dspool.ImageBuilding:
-		return "image " + img.Name + " is being built"
-	case dspool.ImageFailed:
-		return "image " + img.Name + " could not be built: " + img.Reason
-	}
-	return "image " + img.Name + " is not built"
+	return dspool.Why(dspool.WhyImageMissing, of)
 }

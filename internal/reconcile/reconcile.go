@@ -5,11 +5,11 @@ package reconcile
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"sync"
 	"time"
 
+	"github.com/dspool/dspool"
 	"github.com/dspool/dspool/internal/control"
 	"github.com/dspool/dspool/internal/provider"
 	"github.com/dspool/dspool/internal/store"
@@ -36,7 +36,7 @@ type Loop struct {
 	mu       sync.Mutex
 	acting   map[string]action // machines for which the provider is at work
 	pools    map[string]*flaws // pools whose machines fail
-	fault    string            // why the provider could not be asked; "" if it could
+	fault    dspool.Reason     // why the provider could not be asked; none if it could
 	kick     chan struct{}     // something ended that a pass should look at
 	lists    chan listed       // what the provider answered
 	actions  sync.WaitGroup
@@ -60,7 +60,7 @@ const (
 type flaws struct {
 	failures int
 	until    time.Time
-	last     string
+	last     dspool.Reason
 	at       time.Time
 }
 
@@ -175,7 +175,7 @@ func (l *Loop) kicked() {
 
 // failed notes that a machine of a pool could not be made, and holds the pool back for a
 // while that doubles with every failure in a row.
-func (l *Loop) failed(pool, why string) {
+func (l *Loop) failed(pool string, why dspool.Reason) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	f := l.pools[pool]
@@ -184,7 +184,7 @@ func (l *Loop) failed(pool, why string) {
 		l.pools[pool] = f
 	}
 	f.failures++
-	f.last, f.at = why, time.Now().UTC()
+	f.last, f.at = why.Clipped(), time.Now().UTC()
 	f.until = f.at.Add(min(time.Second<<min(f.failures-1, 10), 5*time.Minute))
 }
 
@@ -197,13 +197,13 @@ func (l *Loop) joined(pool string, at time.Time) {
 	}
 }
 
-func (l *Loop) backoff(pool string) (until time.Time, last string) {
+func (l *Loop) backoff(pool string) (until time.Time, last dspool.Reason) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if f := l.pools[pool]; f != nil {
 		return f.until, f.last
 	}
-	return time.Time{}, ""
+	return time.Time{}, dspool.Reason{}
 }
 
 // act runs a provider call for a machine unless one runs already.
@@ -230,13 +230,11 @@ func (l *Loop) act(name string, what action, fn func()) {
 }
 
 // Problems says what an administrator should look at.
-func (l *Loop) Problems() []string {
+func (l *Loop) Problems() []dspool.Reason {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.fault == "" {
+	if l.fault.IsZero() {
 		return nil
 	}
-	return []string{"the provider cannot be asked for its machines, and until it can nothing is concluded from what it said before: " + l.fault}
+	return []dspool.Reason{l.fault}
 }
-
-func explain(verb string, err error) string { return fmt.Sprintf("%s: %v", verb, err) }

@@ -12,6 +12,7 @@ import (
 	"github.com/dspool/dspool/api"
 	"github.com/dspool/dspool/client"
 	"github.com/dspool/dspool/internal/servertest"
+	"github.com/dspool/dspool/internal/testkit"
 )
 
 // notebook is an app with secrets.
@@ -74,7 +75,7 @@ func running(id int64, port int) api.AppReport {
 }
 
 func ended(id int64, code int, words string) api.AppReport {
-	return api.AppReport{ID: id, State: dspool.AppEnded, ExitCode: &code, Reason: words}
+	return api.AppReport{ID: id, State: dspool.AppEnded, ExitCode: &code, Reason: testkit.Stated(words)}
 }
 
 func (h *hand) app(id int64) dspool.App {
@@ -171,10 +172,10 @@ func TestApps(t *testing.T) {
 		}
 		list := <-seen
 		last := list[len(list)-1]
-		if last.Ready == nil || last.Ready.Machine != "batch-1" || last.Message != "jupyter runs on batch-1" {
+		if last.Ready == nil || last.Ready.Machine != "batch-1" || last.Reason.Text != "jupyter runs on batch-1" {
 			t.Errorf("the last step is %+v", last)
 		}
-		if list[0].Message == "" || list[0].Session != d.ID {
+		if list[0].Reason.Text == "" || list[0].Session != d.ID {
 			t.Errorf("the first step is %+v", list[0])
 		}
 		for range 2 { // twice changes nothing
@@ -189,7 +190,7 @@ func TestApps(t *testing.T) {
 			}
 		}
 		stopped, err := ada.StopApp(t.Context(), a.ID)
-		if err != nil || stopped.State != dspool.AppStopping || stopped.Reason != "stopped by ada" {
+		if err != nil || stopped.State != dspool.AppStopping || stopped.Reason.Text != "stopped by ada" {
 			t.Errorf("%+v, %v", stopped, err)
 		}
 		if n := len(s.targets()); n != 0 {
@@ -203,7 +204,7 @@ func TestApps(t *testing.T) {
 			t.Errorf("%+v", got)
 		}
 		h.says(d.ID, ended(a.ID, 143, ""))
-		if got := h.app(a.ID); got.State != dspool.AppEnded || got.Reason != "stopped by ada" || got.Port != 0 || got.Ended == nil || *got.ExitCode != 143 {
+		if got := h.app(a.ID); got.State != dspool.AppEnded || got.Reason.Text != "stopped by ada" || got.Port != 0 || got.Ended == nil || *got.ExitCode != 143 {
 			t.Errorf("%+v", got)
 		}
 		if again, err := ada.StopApp(t.Context(), a.ID); err != nil || again.State != dspool.AppEnded {
@@ -220,7 +221,7 @@ func TestApps(t *testing.T) {
 		h.told("ada", a.ID)
 		h.says(d.ID, ended(a.ID, 1, "\x1b[2Jcannot reach http://x?token="+notebook.Token+" with "+notebook.Env["JUPYTERHUB_API_TOKEN"]))
 		got := h.app(a.ID)
-		if got.State != dspool.AppEnded || *got.ExitCode != 1 || got.Reason != " [2Jcannot reach http://x?token=… with …" {
+		if got.State != dspool.AppEnded || *got.ExitCode != 1 || got.Reason.Text != " [2Jcannot reach http://x?token=… with …" {
 			t.Errorf("%+v", got)
 		}
 		list := <-seen
@@ -228,7 +229,7 @@ func TestApps(t *testing.T) {
 			t.Errorf("the last step is %+v", last)
 		}
 		for _, e := range s.EventsOf("app.ended") {
-			if e.Reason != "exit code 1" || e.User != "ada" {
+			if e.Reason.Text != "exit code 1" || e.User != "ada" {
 				t.Errorf("%+v", e)
 			}
 		}
@@ -262,7 +263,7 @@ func TestApps(t *testing.T) {
 		h.says(d.ID, running(first.ID, 40001))
 		editor := wants(t, ada, api.AppRequest{Name: "editor", Command: []string{"vi"}})
 		dropped, second := wants(t, ada, notebook), wants(t, ada, notebook)
-		if got := h.app(dropped.ID); got.State != dspool.AppEnded || got.Reason != "another was started in its place" {
+		if got := h.app(dropped.ID); got.State != dspool.AppEnded || got.Reason.Text != "another was started in its place" {
 			t.Errorf("%+v", got)
 		}
 		if second.Session != first.Session || second.State != dspool.AppWaiting {
@@ -273,7 +274,7 @@ func TestApps(t *testing.T) {
 		h.says(d.ID, ended(first.ID, 0, ""), api.AppReport{ID: editor.ID, State: dspool.AppStarting})
 		h.told("ada", editor.ID, second.ID)
 		h.says(d.ID, running(second.ID, 40002), running(editor.ID, 40003))
-		if list := <-seen; list[0].Message != "ending the jupyter before" {
+		if list := <-seen; list[0].Reason.Text != "ending the jupyter before" {
 			t.Errorf("the first step is %+v", list[0])
 		}
 		if n := len(s.targets()); n != 2 {
@@ -287,7 +288,7 @@ func TestApps(t *testing.T) {
 		d := h.opens("ada")
 		h.told("ada", a.ID)
 		h.says(d.ID, running(a.ID, 40001))
-		h.says(d.ID, api.AppReport{ID: a.ID, State: dspool.AppStarting, Reason: "exit code 1"})
+		h.says(d.ID, api.AppReport{ID: a.ID, State: dspool.AppStarting, Reason: testkit.Stated("exit code 1")})
 		if got := h.app(a.ID); got.State != dspool.AppStarting || got.Port != 0 || len(s.targets()) != 0 {
 			t.Errorf("%+v", got)
 		}
@@ -330,9 +331,9 @@ func TestApps(t *testing.T) {
 			t.Errorf("a thousand apps: %d", status)
 		}
 		code := 4711
-		two.says(other.ID, api.AppReport{ID: b.ID, State: dspool.AppEnded, ExitCode: &code, Reason: strings.Repeat("x", 1<<20)})
-		if got := one.app(b.ID); got.ExitCode != nil || len(got.Reason) > 600 {
-			t.Errorf("exit code %v, %d bytes of words", got.ExitCode, len(got.Reason))
+		two.says(other.ID, api.AppReport{ID: b.ID, State: dspool.AppEnded, ExitCode: &code, Reason: testkit.Stated(strings.Repeat("x", 1<<20))})
+		if got := one.app(b.ID); got.ExitCode != nil || len(got.Reason.Text) > 600 {
+			t.Errorf("exit code %v, %d bytes of words", got.ExitCode, len(got.Reason.Text))
 		}
 	})
 }
@@ -375,7 +376,7 @@ func TestAppsEndWithTheirSession(t *testing.T) {
 			h.says(d.ID, running(a.ID, 40001))
 			end.do(s, h, d)
 			s.Until("the app has ended", func() bool { return h.app(a.ID).State == dspool.AppEnded })
-			if got := h.app(a.ID); !strings.HasPrefix(got.Reason, end.reason) {
+			if got := h.app(a.ID); !strings.HasPrefix(got.Reason.Text, end.reason) {
 				t.Errorf("it ended because %q", got.Reason)
 			}
 			if n := len(s.targets()); n != 0 {
@@ -463,7 +464,7 @@ func TestAppsOutliveTheServer(t *testing.T) {
 	h.says(d.ID, ended(b.ID, 0, ""))
 	kill()
 	for id, reason := range map[int64]string{a.ID: "another was started in its place", b.ID: "stopped by root"} {
-		if got := h.app(id); got.State != dspool.AppEnded || got.Reason != reason {
+		if got := h.app(id); got.State != dspool.AppEnded || got.Reason.Text != reason {
 			t.Errorf("%+v", got)
 		}
 	}

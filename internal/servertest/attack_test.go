@@ -20,6 +20,7 @@ import (
 	"github.com/dspool/dspool/api"
 	"github.com/dspool/dspool/client"
 	"github.com/dspool/dspool/internal/servertest"
+	"github.com/dspool/dspool/internal/testkit"
 )
 
 // atGateway makes a request as the gateway does, and returns the status.
@@ -74,7 +75,7 @@ func TestAttackWhoIsThere(t *testing.T) {
 	logIn(t, s, "bob", "conn-bob")
 	ada := s.As("ada")
 	machines, err := s.Machines(ctx, "", false)
-	if err != nil || len(machines.Items) != 1 || !strings.Contains(machines.Items[0].Reason, "bob waits to log in") {
+	if err != nil || len(machines.Items) != 1 || !strings.Contains(machines.Items[0].Reason.Text, "bob waits to log in") {
 		t.Fatalf("%+v, %v", machines.Items, err)
 	}
 	logIn(t, s, "ada", "conn-ada") // to the same machine
@@ -312,7 +313,7 @@ func TestAttackFlappingHealth(t *testing.T) {
 		if i%2 == 0 {
 			health = dspool.Unhealthy
 		}
-		if status := r.call("POST", "/agent/v1/reports", api.Report{Health: health, Reason: "tired"}, nil); status != http.StatusNoContent {
+		if status := r.call("POST", "/agent/v1/reports", api.Report{Health: health, Reason: testkit.Stated("tired")}, nil); status != http.StatusNoContent {
 			t.Fatalf("report: %d", status)
 		}
 	}

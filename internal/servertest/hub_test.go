@@ -17,6 +17,7 @@ import (
 	"github.com/dspool/dspool/client"
 	"github.com/dspool/dspool/internal/control"
 	"github.com/dspool/dspool/internal/servertest"
+	"github.com/dspool/dspool/internal/testkit"
 )
 
 // webConfig is Config with a web door and JupyterHub.
@@ -103,7 +104,7 @@ func TestJupyterHubIsKeptRunning(t *testing.T) {
 		if web := s.web(); web.Hub != m.Address+":41000" || len(web.Apps) != 0 {
 			t.Errorf("%+v", web)
 		}
-		h.says(d.ID, api.AppReport{ID: hub, State: dspool.AppStarting, Reason: "exit code 1"})
+		h.says(d.ID, api.AppReport{ID: hub, State: dspool.AppStarting, Reason: testkit.Stated("exit code 1")})
 		if web := s.web(); web.Hub != "" || web.HubMachine != m.Address {
 			t.Errorf("while it begins anew: %+v", web)
 		}
@@ -111,8 +112,8 @@ func TestJupyterHubIsKeptRunning(t *testing.T) {
 	})
 	t.Run("what it shares with the server lies nowhere, and is not what it says last", func(t *testing.T) {
 		k := secrets(t, s)
-		h.says(d.ID, api.AppReport{ID: hub, State: dspool.AppStarting, Reason: "no route for " + k.Proxy})
-		if got := h.app(hub).Reason; got != "no route for …" {
+		h.says(d.ID, api.AppReport{ID: hub, State: dspool.AppStarting, Reason: testkit.Stated("no route for " + k.Proxy)})
+		if got := h.app(hub).Reason.Text; got != "no route for …" {
 			t.Errorf("it says %q", got)
 		}
 		h.says(d.ID, running(hub, 41001))
@@ -240,7 +241,7 @@ func TestJupyterHubIsKeptRunning(t *testing.T) {
 			t.Fatal(err)
 		}
 		h.session(dspool.HubUser, "is to end", func(x api.SessionDirective) bool {
-			return x.Close && x.Reason == "pool hub runs no JupyterHub any more"
+			return x.Close && x.Reason.Text == "pool hub runs no JupyterHub any more"
 		})
 		r := api.Report{Health: dspool.Healthy, Sessions: []api.SessionReport{{ID: d.ID, State: dspool.SessionClosed}}}
 		if status := h.call("POST", "/agent/v1/reports", r, nil); status != 204 {
@@ -463,7 +464,7 @@ func TestTheGatewayAndTheWeb(t *testing.T) {
 		if len(logins) != 1 || logins[0].Message != "ada came in by web from 192.0.2.7:50000 with web login to jupyter" {
 			t.Errorf("%+v", logins)
 		}
-		if status := post("connections", []api.ConnectionReport{{ID: "w1", Session: d.ID, BytesIn: 10, Ended: true, Why: "closed"}}, nil); status != http.StatusNoContent {
+		if status := post("connections", []api.ConnectionReport{{ID: "w1", Session: d.ID, BytesIn: 10, Ended: true, Why: testkit.Stated("closed")}}, nil); status != http.StatusNoContent {
 			t.Errorf("status %d", status)
 		}
 		if n := len(s.EventsOf("session.logout")); n != 1 {
@@ -538,7 +539,7 @@ func TestALoginThatIsEndedEndsItsTerminals(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		open := api.OpenSession{Connection: connection, User: "ada", Protocol: dspool.ProtocolWeb, From: "192.0.2.7:1", Auth: id.Auth}
+		open := api.OpenSession{Connection: connection, User: "ada", Protocol: dspool.ProtocolWeb, From: "192.0.2.7:1", Auth: id.Auth, Login: id.Login}
 		connected := make(chan struct{})
 		var once sync.Once
 		go c.OpenSession(ctx, open, func(api.SessionStep) error { // which waits for a machine
@@ -567,7 +568,7 @@ func TestALoginThatIsEndedEndsItsTerminals(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, n := range d.End {
-			list = append(list, n.Connection+": "+n.Text)
+			list = append(list, n.Connection+": "+n.Reason.Text)
 		}
 		slices.Sort(list)
 		return list
@@ -577,7 +578,7 @@ func TestALoginThatIsEndedEndsItsTerminals(t *testing.T) {
 		t.Errorf("while all are logged in: %q", got)
 	}
 	b := login(one)
-	if err := c.EndWebLogin(ctx, b.Who, b.ID, "ended from another browser"); err != nil {
+	if err := c.EndWebLogin(ctx, b.Who, b.ID, dspool.Reason{Code: dspool.WhyEndedElsewhere}); err != nil {
 		t.Fatal(err)
 	}
 	want := []string{"c1: this browser's login at the portal has ended"}

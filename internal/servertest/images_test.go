@@ -41,8 +41,8 @@ func TestImages(t *testing.T) {
 			j, err2 := s.Job(t.Context(), job.ID)
 			status, err3 := s.Status(t.Context())
 			i := image(s)
-			return errors.Join(err1, err2, err3) == nil && i.State == dspool.ImageFailed && i.Reason == why &&
-				strings.Contains(p.Note, why) && strings.Contains(j.Reason, why) && strings.Contains(strings.Join(status.Problems, "\n"), why)
+			return errors.Join(err1, err2, err3) == nil && i.State == dspool.ImageFailed && strings.HasSuffix(i.Reason.Text, ": "+why) &&
+				strings.Contains(p.Note.Text, why) && strings.Contains(j.Reason.Text, why) && strings.Contains(problems(status), why)
 		})
 		op, err := s.BuildImage(t.Context(), "UbuntuDSVM")
 		if err != nil {
@@ -69,7 +69,7 @@ func TestImages(t *testing.T) {
 			job := s.MustSubmit(dspool.JobSpec{Command: []string{"true"}})
 			s.Until("the job says what it waits for", func() bool {
 				j, err := s.Job(t.Context(), job.ID)
-				return err == nil && strings.Contains(j.Reason, "is being built")
+				return err == nil && strings.Contains(j.Reason.Text, "is being built")
 			})
 			op, err := s.BuildImage(t.Context(), "UbuntuDSVM") // joins
 			if err != nil {

@@ -172,7 +172,7 @@ func TestGoodSubmits(t *testing.T) {
 	s := servertest.New(t, servertest.Options{})
 	ends := func(spec dspool.JobSpec, state dspool.JobState, reason string) {
 		t.Helper()
-		if j := s.MustEnd(s.MustSubmit(spec).ID); j.State != state || !strings.Contains(j.Reason, reason) {
+		if j := s.MustEnd(s.MustSubmit(spec).ID); j.State != state || !strings.Contains(j.Reason.Text, reason) {
 			t.Errorf("%v ended %s: %q", spec.Command, j.State, j.Reason)
 		}
 	}

@@ -22,6 +22,7 @@ import (
 	"github.com/dspool/dspool/internal/provider"
 	"github.com/dspool/dspool/internal/provider/fake"
 	"github.com/dspool/dspool/internal/servertest"
+	"github.com/dspool/dspool/internal/testkit"
 )
 
 // rogue is somebody on a machine who speaks the agent link by hand.
@@ -268,11 +269,11 @@ func TestAgentLinkAttacks(t *testing.T) {
 	}{
 		"success of what never started is a failure":        {[]api.AttemptReport{{State: dspool.TaskSucceeded}}, dspool.TaskFailed, "never started"},
 		"a cancel that nobody asked for is a failure":       {[]api.AttemptReport{{State: dspool.TaskCancelled}}, dspool.TaskFailed, "gave it up"},
-		"what has ended stays ended":                        {[]api.AttemptReport{{State: dspool.TaskFailed, ExitCode: &exit, Reason: "one"}, {State: dspool.TaskSucceeded, Started: &now}, {State: dspool.TaskRunning}}, dspool.TaskFailed, "one"},
-		"states that are none are ignored":                  {[]api.AttemptReport{{State: "x"}, {State: dspool.TaskPending}, {State: dspool.TaskAssigned}, {State: dspool.TaskLost}, {State: dspool.TaskFailed, Reason: "last"}}, dspool.TaskFailed, "last"},
+		"what has ended stays ended":                        {[]api.AttemptReport{{State: dspool.TaskFailed, ExitCode: &exit, Reason: testkit.Stated("one")}, {State: dspool.TaskSucceeded, Started: &now}, {State: dspool.TaskRunning}}, dspool.TaskFailed, "one"},
+		"states that are none are ignored":                  {[]api.AttemptReport{{State: "x"}, {State: dspool.TaskPending}, {State: dspool.TaskAssigned}, {State: dspool.TaskLost}, {State: dspool.TaskFailed, Reason: testkit.Stated("last")}}, dspool.TaskFailed, "last"},
 		"times outside the attempt are cut":                 {[]api.AttemptReport{{State: dspool.TaskRunning, Started: &past}, {State: dspool.TaskSucceeded, Started: &past, Ended: &future}}, dspool.TaskSucceeded, ""},
-		"an end before the start is cut":                    {[]api.AttemptReport{{State: dspool.TaskFailed, Started: &future, Ended: &past, ExitCode: &huge, Reason: "r"}}, dspool.TaskFailed, "r"},
-		"giant reasons are cut, control characters cleaned": {[]api.AttemptReport{{State: dspool.TaskFailed, Reason: "\x1b[2J\u202e" + strings.Repeat("é", 1<<19)}}, dspool.TaskFailed, "[2J é"},
+		"an end before the start is cut":                    {[]api.AttemptReport{{State: dspool.TaskFailed, Started: &future, Ended: &past, ExitCode: &huge, Reason: testkit.Stated("r")}}, dspool.TaskFailed, "r"},
+		"giant reasons are cut, control characters cleaned": {[]api.AttemptReport{{State: dspool.TaskFailed, Reason: testkit.Stated("\x1b[2J\u202e" + strings.Repeat("é", 1<<19))}}, dspool.TaskFailed, "[2J é"},
 	} {
 		t.Run(claim, func(t *testing.T) {
 			s := newRogues(t, "")
@@ -287,7 +288,7 @@ func TestAgentLinkAttacks(t *testing.T) {
 			}
 			j := s.MustEnd(job.ID)
 			task, err := s.Task(t.Context(), job.ID, 0)
-			if err != nil || task.State != lie.state || !strings.Contains(task.Reason, lie.reason) || len(task.Reason) > 600 || strings.ContainsAny(task.Reason, "\x1b\u202e") {
+			if err != nil || task.State != lie.state || !strings.Contains(task.Reason.Text, lie.reason) || len(task.Reason.Text) > 600 || strings.ContainsAny(task.Reason.Text, "\x1b\u202e") {
 				t.Errorf("task is %s because %.700q, %v", task.State, task.Reason, err)
 			}
 			if task.ExitCode != nil && *task.ExitCode > 255 {
@@ -320,9 +321,9 @@ func TestAgentLinkAttacks(t *testing.T) {
 		}
 		before := len(s.EventsOf("machine.unhealthy")) + len(s.EventsOf("machine.healthy"))
 		for i := range 50 {
-			health := api.Report{Health: dspool.Healthy, Reason: fmt.Sprintf("\x00reason %d", i)}
+			health := api.Report{Health: dspool.Healthy, Reason: testkit.Stated(fmt.Sprintf("\x00reason %d", i))}
 			if i%2 == 0 {
-				health.Reason = strings.Repeat("x", 10_000)
+				health.Reason = testkit.Stated(strings.Repeat("x", 10_000))
 			}
 			if status := r.call("POST", "/agent/v1/reports", health, nil); status != 204 {
 				t.Fatal(status)
@@ -331,7 +332,7 @@ func TestAgentLinkAttacks(t *testing.T) {
 		if n := len(s.EventsOf("machine.unhealthy")) + len(s.EventsOf("machine.healthy")); n != before {
 			t.Errorf("%d events of health", n-before)
 		}
-		r.report(api.AttemptReport{ID: a.ID, State: dspool.TaskFailed, Reason: "end"})
+		r.report(api.AttemptReport{ID: a.ID, State: dspool.TaskFailed, Reason: testkit.Stated("end")})
 		s.MustEnd(job.ID)
 		s.AtRest()
 	})
@@ -340,7 +341,7 @@ func TestAgentLinkAttacks(t *testing.T) {
 		first := s.MustSubmit(dspool.JobSpec{Command: []string{"true"}})
 		r := s.joined("batch-1")
 		a := s.placed(r)
-		sick := api.Report{Health: dspool.Unhealthy, Reason: "disk\nfull"}
+		sick := api.Report{Health: dspool.Unhealthy, Reason: testkit.Stated("disk\nfull")}
 		if status := r.call("POST", "/agent/v1/reports", sick, nil); status != 204 {
 			t.Fatal(status)
 		}
@@ -348,11 +349,11 @@ func TestAgentLinkAttacks(t *testing.T) {
 		s.Until("the second job says why it waits", func() bool {
 			j, err := s.Job(t.Context(), second.ID)
 			m, err2 := s.Machine(t.Context(), "batch-1")
-			return err == nil && err2 == nil && strings.Contains(j.Reason, "1 unhealthy") && m.HealthReason == "disk full"
+			return err == nil && err2 == nil && strings.Contains(j.Reason.Text, "1 unhealthy") && m.HealthReason.Text == "disk full"
 		})
-		r.report(api.AttemptReport{ID: a.ID, State: dspool.TaskFailed, Reason: "end"})
+		r.report(api.AttemptReport{ID: a.ID, State: dspool.TaskFailed, Reason: testkit.Stated("end")})
 		b := s.placed(r)
-		r.report(api.AttemptReport{ID: b.ID, State: dspool.TaskFailed, Reason: "end"})
+		r.report(api.AttemptReport{ID: b.ID, State: dspool.TaskFailed, Reason: testkit.Stated("end")})
 		s.MustEnd(first.ID)
 		s.MustEnd(second.ID)
 		s.AtRest()

@@ -139,7 +139,7 @@ func TestPeopleAreApart(t *testing.T) {
 		if _, err := grace.CancelJob(ctx, job.ID); err != nil {
 			t.Error(err)
 		}
-		if j := s.MustEnd(job.ID); j.State != dspool.JobCancelled || j.Reason != "cancelled by grace" {
+		if j := s.MustEnd(job.ID); j.State != dspool.JobCancelled || j.Reason.Text != "cancelled by grace" {
 			t.Errorf("job ended %s: %s", j.State, j.Reason)
 		}
 	})

@@ -41,18 +41,18 @@ func TestProviderFaults(t *testing.T) {
 			p, err1 := s.Pool(t.Context(), "batch")
 			j, err2 := s.Job(t.Context(), job.ID)
 			status, err3 := s.Status(t.Context())
-			return errors.Join(err1, err2, err3) == nil && strings.Contains(p.Note, failure) && strings.Contains(j.Reason, failure) &&
-				strings.Contains(strings.Join(status.Problems, "\n"), failure)
+			return errors.Join(err1, err2, err3) == nil && strings.Contains(p.Note.Text, failure) && strings.Contains(j.Reason.Text, failure) &&
+				strings.Contains(problems(status), failure)
 		})
 		if job = s.MustEnd(job.ID); job.State != dspool.JobSucceeded {
 			t.Errorf("job ended %s: %s", job.State, job.Reason)
 		}
 		s.Until("the fault is forgotten", func() bool {
 			p, err := s.Pool(t.Context(), "batch")
-			return err == nil && p.Note == ""
+			return err == nil && p.Note.Text == ""
 		})
 		s.AtRest()
-		if m, err := s.Machine(t.Context(), "batch-1"); err != nil || m.State != dspool.Failed || !strings.Contains(m.Failure, failure) {
+		if m, err := s.Machine(t.Context(), "batch-1"); err != nil || m.State != dspool.Failed || !strings.Contains(m.Failure.Text, failure) {
 			t.Errorf("the first machine is %s because %q, %v", m.State, m.Failure, err)
 		}
 		if n := s.Steps.Peak("batch"); n > 1 {
@@ -108,13 +108,13 @@ func TestProviderFaults(t *testing.T) {
 		s.Provider.Kill(tasks[0].Machine)
 		s.Until("the task is lost", func() bool {
 			task, err := s.Task(t.Context(), job.ID, tasks[0].Index)
-			return err == nil && task.State == dspool.TaskLost && strings.Contains(task.Reason, tasks[0].Machine) && task.Ended != nil
+			return err == nil && task.State == dspool.TaskLost && strings.Contains(task.Reason.Text, tasks[0].Machine) && task.Ended != nil
 		})
 		if n := s.MustEnd(next.ID); n.State != dspool.JobSucceeded {
 			t.Errorf("the next job ended %s: %s", n.State, n.Reason)
 		}
 		s.Inside(tasks[1].Machine).End(tasks[1].Attempt, 0)
-		if job = s.MustEnd(job.ID); job.State != dspool.JobFailed || job.Tasks.Lost != 1 || job.Tasks.Succeeded != 1 || job.Reason != "1 lost of 2 tasks" {
+		if job = s.MustEnd(job.ID); job.State != dspool.JobFailed || job.Tasks.Lost != 1 || job.Tasks.Succeeded != 1 || job.Reason.Text != "1 lost of 2 tasks" {
 			t.Errorf("job ended %s with %+v: %s", job.State, job.Tasks, job.Reason)
 		}
 		s.AtRest()
@@ -127,7 +127,7 @@ func TestProviderFaults(t *testing.T) {
 		s.Provider.FailList(errors.New("host unreachable"))
 		s.Until("the status says it", func() bool {
 			status, err := s.Status(t.Context())
-			return err == nil && strings.Contains(strings.Join(status.Problems, "\n"), "host unreachable")
+			return err == nil && strings.Contains(problems(status), "host unreachable")
 		})
 		s.Kill()
 		s.Start() // and does not know what is there
@@ -156,7 +156,7 @@ func TestProviderFaults(t *testing.T) {
 		s.MustEnd(s.MustSubmit(one).ID)
 		s.Until("status and events say it", func() bool {
 			status, err := s.Status(t.Context())
-			return err == nil && strings.Contains(strings.Join(status.Problems, "\n"), "removing it failed") && len(s.EventsOf("machine.stuck")) == 1
+			return err == nil && strings.Contains(problems(status), "removing it failed") && len(s.EventsOf("machine.stuck")) == 1
 		})
 		s.Provider.FailDestroy("batch-1", nil)
 		s.AtRest()
@@ -199,7 +199,7 @@ func TestProviderFaults(t *testing.T) {
 		s.KillAgent(task.Machine)
 		s.Until("the machine is unhealthy", func() bool {
 			m, err := s.Machine(t.Context(), task.Machine)
-			return err == nil && m.Health == dspool.Unhealthy && strings.Contains(m.HealthReason, "not been heard")
+			return err == nil && m.Health == dspool.Unhealthy && strings.Contains(m.HealthReason.Text, "not been heard")
 		})
 		s.Inside(task.Machine).End(task.Attempt, 0)
 		gate.Open()
@@ -240,7 +240,7 @@ func TestMachineRemoval(t *testing.T) {
 		if _, err := s.RemoveMachine(t.Context(), task.Machine, true); err != nil {
 			t.Fatal(err)
 		}
-		if job = s.MustEnd(job.ID); job.Tasks.Lost != 1 || !strings.Contains(job.Reason, "removed by root") {
+		if job = s.MustEnd(job.ID); job.Tasks.Lost != 1 || !strings.Contains(job.Reason.Text, "removed by root") {
 			t.Errorf("job ended %s with %+v: %s", job.State, job.Tasks, job.Reason)
 		}
 		s.AtRest()
@@ -289,4 +289,13 @@ func TestResize(t *testing.T) {
 	if n := s.Steps.Peak("batch"); n != 3 {
 		t.Errorf("the pool had %d machines at once", n)
 	}
+}
+
+// problems are what an administrator should look at, a line each.
+func problems(s api.Status) string {
+	var lines []string
+	for _, p := range s.Problems {
+		lines = append(lines, p.Text)
+	}
+	return strings.Join(lines, "\n")
 }

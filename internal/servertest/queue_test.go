@@ -20,7 +20,7 @@ func TestCancel(t *testing.T) {
 			t.Fatal(err)
 		}
 		j := s.MustEnd(id)
-		if j.State != dspool.JobCancelled || j.Reason != "cancelled by root" {
+		if j.State != dspool.JobCancelled || j.Reason.Text != "cancelled by root" {
 			t.Errorf("job ended %s: %s", j.State, j.Reason)
 		}
 		if again, err := s.CancelJob(t.Context(), id); err != nil || mustJSON(t, again) != mustJSON(t, j) {
@@ -47,7 +47,7 @@ func TestCancel(t *testing.T) {
 		job := s.MustSubmit(dspool.JobSpec{Command: []string{"stubborn"}})
 		s.Running(job.ID, 1)
 		cancel(t, s, job.ID)
-		if task, err := s.Task(t.Context(), job.ID, 0); err != nil || task.State != dspool.TaskCancelled || task.Reason != "cancelled by root" {
+		if task, err := s.Task(t.Context(), job.ID, 0); err != nil || task.State != dspool.TaskCancelled || task.Reason.Text != "cancelled by root" {
 			t.Errorf("%+v, %v", task, err)
 		}
 		s.AtRest()
@@ -84,7 +84,7 @@ func TestAfter(t *testing.T) {
 	s.Until("they wait", func() bool {
 		for _, id := range []int64{second, third, never, neither} {
 			j, err := s.Job(t.Context(), id)
-			if err != nil || j.State != dspool.JobQueued || !strings.HasPrefix(j.Reason, "waits for job ") {
+			if err != nil || j.State != dspool.JobQueued || !strings.HasPrefix(j.Reason.Text, "waits for job ") {
 				return false
 			}
 		}
@@ -98,7 +98,7 @@ func TestAfter(t *testing.T) {
 			t.Errorf("job %d ended %s: %s", id, j.State, j.Reason)
 		}
 	}
-	if j := s.MustEnd(never); !strings.Contains(j.Reason, "which it waits for, failed") {
+	if j := s.MustEnd(never); !strings.Contains(j.Reason.Text, "which it waits for, failed") {
 		t.Errorf("it was cancelled because %q", j.Reason)
 	}
 	if n := len(s.Spawned(never)) + len(s.Spawned(neither)); n != 0 {
@@ -113,7 +113,7 @@ func TestAfter(t *testing.T) {
 	if _, err := s.CancelJob(t.Context(), blocker.ID); err != nil {
 		t.Fatal(err)
 	}
-	if j := s.MustEnd(last); j.State != dspool.JobCancelled || !strings.Contains(j.Reason, "which it waits for, cancelled") {
+	if j := s.MustEnd(last); j.State != dspool.JobCancelled || !strings.Contains(j.Reason.Text, "which it waits for, cancelled") {
 		t.Errorf("job ended %s: %s", j.State, j.Reason)
 	}
 	s.AtRest()
@@ -125,7 +125,7 @@ func TestMaxRunning(t *testing.T) {
 	job := s.MustSubmit(dspool.JobSpec{Command: []string{"forever"}, Array: "1-6", MaxRunning: 2})
 	for round := range 3 {
 		tasks := s.Running(job.ID, 2)
-		if j, err := s.Job(t.Context(), job.ID); err != nil || j.Tasks.Active() != 2 || (round < 2 && !strings.Contains(j.Reason, "at most 2 tasks")) {
+		if j, err := s.Job(t.Context(), job.ID); err != nil || j.Tasks.Active() != 2 || (round < 2 && !strings.Contains(j.Reason.Text, "at most 2 tasks")) {
 			t.Errorf("round %d: %+v because %q, %v", round, j.Tasks, j.Reason, err)
 		}
 		for _, task := range tasks {
@@ -169,7 +169,7 @@ func TestMillionQueuedTasks(t *testing.T) {
 	s.Until("all wait with a reason", func() bool {
 		list, err := s.Jobs(t.Context(), client.JobFilter{State: dspool.JobQueued})
 		for _, j := range list.Items {
-			if !strings.Contains(j.Reason, "at its max of 4 machines") {
+			if !strings.Contains(j.Reason.Text, "at its max of 4 machines") {
 				return false
 			}
 		}

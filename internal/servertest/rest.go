@@ -54,7 +54,7 @@ func (s *System) checkJobs() {
 			s.t.Errorf("job %d of %d tasks lists %d", j.ID, c.Total, len(tasks.Items))
 		}
 		for _, task := range tasks.Items {
-			if !task.State.Ended() || (task.State != dspool.TaskSucceeded && task.Reason == "") {
+			if !task.State.Ended() || (task.State != dspool.TaskSucceeded && task.Reason.Text == "") {
 				s.t.Errorf("task %d of job %d is %s because %q", task.Index, j.ID, task.State, task.Reason)
 			}
 		}
@@ -77,7 +77,7 @@ func (s *System) checkMachines() {
 			told[e.Machine] = append(told[e.Machine], e.Kind)
 		}
 		needs := []string{"machine.create", "machine.destroy", "machine.gone", "machine.failed", "machine.fault", "task.placed", "task.lost", "task.failed"}
-		if slices.Contains(needs, e.Kind) && e.Reason == "" {
+		if slices.Contains(needs, e.Kind) && e.Reason.Text == "" {
 			s.t.Errorf("event %d (%s) has no reason: %s", e.ID, e.Kind, e.Message)
 		}
 	}

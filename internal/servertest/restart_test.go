@@ -84,7 +84,7 @@ func TestServerGoesAwayAtEveryStep(t *testing.T) {
 			end(s)
 			s.Inside(running.Machine).End(running.Attempt, 3)
 			s.Start()
-			if job = s.MustEnd(job.ID); job.State != dspool.JobFailed || job.Reason != "exit code 3" {
+			if job = s.MustEnd(job.ID); job.State != dspool.JobFailed || job.Reason.Text != "exit code 3" {
 				t.Errorf("job ended %s: %s", job.State, job.Reason)
 			}
 			s.AtRest()
@@ -97,7 +97,7 @@ func TestServerGoesAwayAtEveryStep(t *testing.T) {
 			end(s)
 			s.Provider.Kill(running.Machine)
 			s.Start()
-			if job = s.MustEnd(job.ID); job.State != dspool.JobFailed || job.Tasks.Lost != 1 || job.Reason == "" {
+			if job = s.MustEnd(job.ID); job.State != dspool.JobFailed || job.Tasks.Lost != 1 || job.Reason.Text == "" {
 				t.Errorf("job ended %s with %+v: %q", job.State, job.Tasks, job.Reason)
 			}
 			s.AtRest()

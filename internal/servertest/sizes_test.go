@@ -134,7 +134,7 @@ func TestPeopleChooseTheSizeOfTheirMachine(t *testing.T) {
 			t.Errorf("%+v, %v", m, err)
 		}
 		gone, err := s.Machine(t.Context(), "batch-1")
-		if want := "makes room for a machine of size large in pool batch, for which ada waits"; err != nil || gone.Reason != want && gone.State != dspool.Gone {
+		if want := "makes room for a machine of size large in pool batch, for which ada waits"; err != nil || gone.Reason.Text != want && gone.State != dspool.Gone {
 			t.Errorf("%+v, %v", gone, err)
 		}
 	})

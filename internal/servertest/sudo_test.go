@@ -91,7 +91,7 @@ func TestMachinesOfRoots(t *testing.T) {
 			m, err := s.Machine(ctx, "batch-1")
 			return err == nil && m.State == dspool.Gone
 		})
-		if m, err := s.Machine(ctx, "batch-1"); err != nil || !strings.Contains(m.Reason, "somebody was root here") {
+		if m, err := s.Machine(ctx, "batch-1"); err != nil || !strings.Contains(m.Reason.Text, "somebody was root here") {
 			t.Errorf("%q, %v", m.Reason, err)
 		}
 		logIn(t, s, "grace", "conn-grace")

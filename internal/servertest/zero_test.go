@@ -22,7 +22,7 @@ func TestFromZeroToZero(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, m := range gone.Items {
-		if m.State != dspool.Gone || !strings.Contains(m.Reason, "idle") {
+		if m.State != dspool.Gone || !strings.Contains(m.Reason.Text, "idle") {
 			t.Errorf("machine %s is %s because %q", m.Name, m.State, m.Reason)
 		}
 	}

@@ -16,12 +16,12 @@ const (
 )
 
 func appChangeArgs(a *AppRow) []any {
-	return []any{string(a.State), stored(a.Since), a.Reason, a.ExitCode, a.Port, micros(a.Started), micros(a.Ended)}
+	return []any{string(a.State), stored(a.Since), reason(a.Reason), a.ExitCode, a.Port, micros(a.Started), micros(a.Ended)}
 }
 
 func scanApp(r row, a *AppRow) error {
 	return r.Scan(&a.ID, &a.Session, &a.Name, &a.User, &a.UID, &a.Pool, timeIn{&a.Created}, &a.Restart,
-		&a.State, timeIn{&a.Since}, &a.Reason, &a.ExitCode, &a.Port, maybeIn{&a.Started}, maybeIn{&a.Ended}, textIn{&a.Machine})
+		&a.State, timeIn{&a.Since}, reasonIn{&a.Reason}, &a.ExitCode, &a.Port, maybeIn{&a.Started}, maybeIn{&a.Ended}, textIn{&a.Machine})
 }
 
 // InsertApp adds an app of a session, waiting and created now unless it says otherwise, keeps what it

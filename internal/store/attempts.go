@@ -28,8 +28,8 @@ func (tx *Tx) attempts(ids string, args ...any) ([]AttemptRow, error) {
 	var a AttemptRow
 	var c ClaimRow
 	var cpus int64
-	dest := []any{&a.ID, &a.Job, &a.Index, &a.Number, &a.User, &a.State, &a.ExitCode, &a.Reason, timeIn{&a.Assigned}, maybeIn{&a.Started}, maybeIn{&a.Ended},
-		&c.Rank, &c.Machine, &cpus, &c.Request.Memory, &c.Request.GPUs, &c.Desired, &c.Why, &c.Revision, maybeIn{&c.Started}, maybeIn{&c.Ended}}
+	dest := []any{&a.ID, &a.Job, &a.Index, &a.Number, &a.User, &a.State, &a.ExitCode, reasonIn{&a.Reason}, timeIn{&a.Assigned}, maybeIn{&a.Started}, maybeIn{&a.Ended},
+		&c.Rank, &c.Machine, &cpus, &c.Request.Memory, &c.Request.GPUs, &c.Desired, reasonIn{&c.Why}, &c.Revision, maybeIn{&c.Started}, maybeIn{&c.Ended}}
 	err := tx.each(fmt.Sprintf(attemptSelect, ids), args, func(r row) error {
 		if err := r.Scan(dest...); err != nil {
 			return err
@@ -84,7 +84,7 @@ func (tx *Tx) insertAttempts(as []AttemptRow) ([]AttemptRow, error) {
 		}
 		_, err := tx.exec(`INSERT INTO attempts (id, job, idx, number, user_name, state, exit_code, reason, assigned, started, ended)
 			VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-			a.ID, a.Job, a.Index, a.Number, a.User, string(a.State), exitCode(a.ExitCode), a.Reason, stored(a.Assigned), micros(a.Started), micros(a.Ended))
+			a.ID, a.Job, a.Index, a.Number, a.User, string(a.State), exitCode(a.ExitCode), reason(a.Reason), stored(a.Assigned), micros(a.Started), micros(a.Ended))
 		if unique(err) {
 			return nil, dspool.Errorf(dspool.Conflict, "task %d of job %d is placed already", a.Index, a.Job)
 		}
@@ -158,7 +158,7 @@ func (tx *Tx) updateAttempts(as []AttemptRow) error {
 	for i := range as {
 		a := &as[i]
 		n, err := tx.exec(`UPDATE attempts SET state = ?, exit_code = ?, reason = ?, started = ?, ended = ? WHERE id = ?`,
-			string(a.State), exitCode(a.ExitCode), a.Reason, micros(a.Started), micros(a.Ended), a.ID)
+			string(a.State), exitCode(a.ExitCode), reason(a.Reason), micros(a.Started), micros(a.Ended), a.ID)
 		if err == nil && n == 0 {
 			return dspool.Errorf(dspool.NotFound, "there is no attempt %d", a.ID)
 		}

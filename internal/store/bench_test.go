@@ -41,7 +41,7 @@ func addMachines(n int) func(*store.Tx) error {
 			}
 			now := tx.Now()
 			m := store.MachineRow{Machine: dspool.Machine{Name: name, Pool: "batch", Size: "small", State: dspool.Ready,
-				Resources: dspool.Resources{CPUs: 1, Memory: 2 << 30}, Price: 0.1, Reason: "job 1 waits", ReadyAt: &now}}
+				Resources: dspool.Resources{CPUs: 1, Memory: 2 << 30}, Price: 0.1, Reason: dspool.Why(dspool.WhyJobWaits, dspool.ReasonParams{Job: 1}), ReadyAt: &now}}
 			if err := tx.InsertMachine(m); err != nil {
 				return err
 			}

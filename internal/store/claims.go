@@ -11,7 +11,7 @@ func (tx *Tx) insertClaim(c *ClaimRow) error {
 	_, err := tx.exec(`INSERT INTO claims (attempt, rank, machine, cpus, memory, gpus, desired, why, revision, started, ended)
 		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 		c.Attempt, c.Rank, c.Machine, toMilli(c.Request.CPUs), c.Request.Memory, c.Request.GPUs,
-		string(c.Desired), c.Why, c.Revision, micros(c.Started), micros(c.Ended))
+		string(c.Desired), reason(c.Why), c.Revision, micros(c.Started), micros(c.Ended))
 	return err
 }
 
@@ -75,7 +75,8 @@ func (tx *Tx) machineRevision(machine string) (revision int64, err error) {
 // SetDesired changes what is wanted of attempts, and why, in all their claims that have not
 // ended. Claims that change get one new revision; the others keep theirs, so asking again for the same
 // tells agents nothing new.
-func (tx *Tx) SetDesired(ids []int64, d Desired, why string) error {
+func (tx *Tx) SetDesired(ids []int64, d Desired, because dspool.Reason) error {
+	why := reason(because)
 	revision := tx.last.revision + 1
 	machines := map[string]bool{}
 	err := chunks(`UPDATE claims SET desired = ?, why = ?, revision = ?

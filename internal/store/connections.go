@@ -2,10 +2,10 @@ package store
 
 import "github.com/dspool/dspool"
 
-const connectionColumns = `id, session, user_name, protocol, peer, auth, bytes_in, bytes_out, started, ended`
+const connectionColumns = `id, session, user_name, protocol, peer, auth, login, bytes_in, bytes_out, started, ended`
 
 func scanConnection(r row, c *dspool.Connection) error {
-	return r.Scan(&c.ID, &c.Session, &c.User, &c.Protocol, &c.From, &c.Auth, &c.BytesIn, &c.BytesOut, timeIn{&c.Started}, maybeIn{&c.Ended})
+	return r.Scan(&c.ID, &c.Session, &c.User, &c.Protocol, &c.From, &c.Auth, &c.Login, &c.BytesIn, &c.BytesOut, timeIn{&c.Started}, maybeIn{&c.Ended})
 }
 
 // AddConnection adds a connection of a session, begun now unless it says otherwise. NotFound if there
@@ -17,8 +17,8 @@ func (tx *Tx) AddConnection(c dspool.Connection) error {
 	if c.Started.IsZero() {
 		c.Started = tx.now
 	}
-	_, err := tx.exec(`INSERT INTO connections (`+connectionColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-		c.ID, c.Session, c.User, string(c.Protocol), c.From, c.Auth, c.BytesIn, c.BytesOut, stored(c.Started), micros(c.Ended))
+	_, err := tx.exec(`INSERT INTO connections (`+connectionColumns+`) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		c.ID, c.Session, c.User, string(c.Protocol), c.From, c.Auth, c.Login, c.BytesIn, c.BytesOut, stored(c.Started), micros(c.Ended))
 	if unique(err) {
 		return dspool.Errorf(dspool.Conflict, "connection %s exists already, or did", dspool.Quote(c.ID))
 	}

@@ -17,12 +17,12 @@ func (tx *Tx) AddEvent(e dspool.Event) error {
 	}
 	_, err := tx.exec(`INSERT INTO events (id, time, actor, kind, pool, machine, job, user_name, message, reason)
 		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-		tx.last.event, stored(tx.now), e.Actor, e.Kind, text(e.Pool), text(e.Machine), job, text(e.User), e.Message, e.Reason)
+		tx.last.event, stored(tx.now), e.Actor, e.Kind, text(e.Pool), text(e.Machine), job, text(e.User), e.Message, reason(e.Reason))
 	return wrap(err, "add event %s", e.Kind)
 }
 
 func scanEvent(r row, e *dspool.Event) error {
-	return r.Scan(&e.ID, timeIn{&e.Time}, &e.Actor, &e.Kind, textIn{&e.Pool}, textIn{&e.Machine}, &e.Job, textIn{&e.User}, &e.Message, &e.Reason)
+	return r.Scan(&e.ID, timeIn{&e.Time}, &e.Actor, &e.Kind, textIn{&e.Pool}, textIn{&e.Machine}, &e.Job, textIn{&e.User}, &e.Message, reasonIn{&e.Reason})
 }
 
 // EventFilter says which events are meant; its zero value is all.

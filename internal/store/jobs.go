@@ -21,7 +21,7 @@ const (
 
 func jobChangeArgs(j *JobRow) []any {
 	t := j.Tasks
-	return []any{j.Share, j.Dir, j.State, j.Reason, j.Blocked, j.Cancelling, j.Pending.String(),
+	return []any{j.Share, j.Dir, j.State, reason(j.Reason), reason(j.Blocked), j.Cancelling, j.Pending.String(),
 		t.Total, t.Pending, t.Assigned, t.Running, t.Succeeded, t.Failed, t.Cancelled, t.Lost,
 		micros(j.Started), micros(j.Ended), int64(j.TaskSum)}
 }
@@ -30,7 +30,7 @@ func scanJob(r row, j *JobRow) error {
 	var pool, spec, pending, command, env string
 	t := &j.Tasks
 	err := r.Scan(&j.ID, &j.User, &j.UID, &pool, &spec, textIn{&j.Key}, timeIn{&j.Created},
-		&j.Share, &j.Dir, &j.State, &j.Reason, &j.Blocked, &j.Cancelling, &pending,
+		&j.Share, &j.Dir, &j.State, reasonIn{&j.Reason}, reasonIn{&j.Blocked}, &j.Cancelling, &pending,
 		&t.Total, &t.Pending, &t.Assigned, &t.Running, &t.Succeeded, &t.Failed, &t.Cancelled, &t.Lost,
 		maybeIn{&j.Started}, maybeIn{&j.Ended}, (*int64)(&j.TaskSum), textIn{&command}, textIn{&env})
 	if err != nil {

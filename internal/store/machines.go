@@ -17,15 +17,15 @@ const (
 )
 
 func machineChangeArgs(m MachineRow) []any {
-	return []any{m.Image, m.State, m.Reason, m.Failure, m.Cordoned, micros(m.DrainBy), m.Health, m.HealthReason, m.Address,
-		micros(m.ReadyAt), micros(m.Ended), m.TokenHash, m.AgentKey, stored(m.Seen), m.Remove, m.Tries, stored(m.RetryAt), m.AgentReady, m.HostKey}
+	return []any{m.Image, m.State, reason(m.Reason), reason(m.Failure), m.Cordoned, micros(m.DrainBy), m.Health, reason(m.HealthReason), m.Address,
+		micros(m.ReadyAt), micros(m.Ended), m.TokenHash, m.AgentKey, stored(m.Seen), reason(m.Remove), m.Tries, stored(m.RetryAt), m.AgentReady, m.HostKey}
 }
 
 func scanMachine(r row, m *MachineRow) error {
 	var cpus int64
 	err := r.Scan(&m.Name, &m.Pool, &m.Size, &cpus, &m.Memory, &m.GPUs, &m.Disk, &m.Price, timeIn{&m.Created}, &m.ImageKey,
-		&m.Image, &m.State, &m.Reason, &m.Failure, &m.Cordoned, maybeIn{&m.DrainBy}, &m.Health, &m.HealthReason, &m.Address,
-		maybeIn{&m.ReadyAt}, maybeIn{&m.Ended}, &m.TokenHash, &m.AgentKey, timeIn{&m.Seen}, &m.Remove, &m.Tries,
+		&m.Image, &m.State, reasonIn{&m.Reason}, reasonIn{&m.Failure}, &m.Cordoned, maybeIn{&m.DrainBy}, &m.Health, reasonIn{&m.HealthReason}, &m.Address,
+		maybeIn{&m.ReadyAt}, maybeIn{&m.Ended}, &m.TokenHash, &m.AgentKey, timeIn{&m.Seen}, reasonIn{&m.Remove}, &m.Tries,
 		timeIn{&m.RetryAt}, &m.AgentReady, &m.HostKey, maybeIn{&m.IdleSince})
 	m.CPUs = fromMilli(cpus)
 	return err

@@ -29,7 +29,7 @@ func TestHotStatementsNeverWalkThroughHistory(t *testing.T) {
 		as, err := tx.InsertAttempts([]AttemptRow{{Job: 1, Claims: []ClaimRow{{Machine: "a-1"}}}})
 		do(nil, err)
 		do(nil, tx.UpdateAttempts(as))
-		do(nil, tx.SetDesired([]int64{1}, Cancel, "x"))
+		do(nil, tx.SetDesired([]int64{1}, Cancel, dspool.Why(dspool.WhyStated, dspool.ReasonParams{Detail: "x"})))
 		do(tx.Attempts([]int64{1, 2}))
 		do(tx.OpenAttempts(""))
 		do(tx.OpenAttempts("a-1"))

@@ -10,15 +10,15 @@ import (
 type MachineRow struct {
 	dspool.Machine
 	Disk       int64
-	ImageKey   string    // of the image's content that it was made from
-	TokenHash  string    // of the single-use enrolment token
-	AgentKey   string    // hash of the public key that used the token; "" until then
-	Seen       time.Time // last word of the agent; zero if none
-	Remove     string    // reason for which somebody asked for its removal
-	Tries      int       // of the provider action under way
-	RetryAt    time.Time // not before then
-	AgentReady bool      // the agent has joined, perhaps before Create returned
-	HostKey    string    // public host key of its sshd, in the form of authorized_keys
+	ImageKey   string        // of the image's content that it was made from
+	TokenHash  string        // of the single-use enrolment token
+	AgentKey   string        // hash of the public key that used the token; "" until then
+	Seen       time.Time     // last word of the agent; zero if none
+	Remove     dspool.Reason // why somebody asked for its removal; none if nobody did
+	Tries      int           // of the provider action under way
+	RetryAt    time.Time     // not before then
+	AgentReady bool          // the agent has joined, perhaps before Create returned
+	HostKey    string        // public host key of its sshd, in the form of authorized_keys
 }
 
 // JobRow is a job with what the server alone knows of it.
@@ -29,7 +29,7 @@ type JobRow struct {
 	Share   string        // name of that share
 	Key     string        // the submit's idempotency key, unique per user; "" if none
 	TaskSum time.Duration // sum of run times of its ended tasks
-	Blocked string        // why none of it may start; "" if none
+	Blocked dspool.Reason // why none of it may start; none if it may
 }
 
 // Desired is what the server wants of a placed attempt.
@@ -51,7 +51,7 @@ type AttemptRow struct {
 	User     string
 	State    dspool.TaskState
 	ExitCode *int
-	Reason   string
+	Reason   dspool.Reason
 	Assigned time.Time
 	Started  *time.Time
 	Ended    *time.Time
@@ -66,8 +66,8 @@ type ClaimRow struct {
 	Machine  string
 	Request  dspool.Resources
 	Desired  Desired
-	Why      string // reason for Desired
-	Revision int64  // of Desired; grows over all claims of the installation
+	Why      dspool.Reason // for Desired
+	Revision int64         // of Desired; grows over all claims of the installation
 	Started  *time.Time
 	Ended    *time.Time
 }
@@ -97,9 +97,9 @@ type MachineInterval struct {
 type SessionRow struct {
 	dspool.Session
 	UID      int
-	Share    float64 // part of its machine that it holds
-	Revision int64   // of what is wanted of it on its machine
-	Close    string  // reason for which its end is wanted; "" if it is not
+	Share    float64       // part of its machine that it holds
+	Revision int64         // of what is wanted of it on its machine
+	Close    dspool.Reason // why its end is wanted; none if it is not
 }
 
 // SessionInterval is a session as usage sees it.

@@ -19,15 +19,15 @@ const (
 
 func sessionChangeArgs(s *SessionRow) []any {
 	r := s.Request
-	return []any{text(s.Machine), string(s.State), s.Reason, s.Position, toMilli(r.CPUs), r.Memory, r.GPUs, s.Share, s.Active, s.Activity, stored(s.LastActive),
-		micros(s.KeepUntil), micros(s.Placed), micros(s.Opened), micros(s.Ended), s.Close}
+	return []any{text(s.Machine), string(s.State), reason(s.Reason), s.Position, toMilli(r.CPUs), r.Memory, r.GPUs, s.Share, s.Active, reason(s.Activity), stored(s.LastActive),
+		micros(s.KeepUntil), micros(s.Placed), micros(s.Opened), micros(s.Ended), reason(s.Close)}
 }
 
 func scanSession(r row, s *SessionRow) error {
 	var cpus int64
 	err := r.Scan(&s.ID, &s.User, &s.UID, &s.Pool, &s.Size, timeIn{&s.Created}, &s.Revision,
-		textIn{&s.Machine}, &s.State, &s.Reason, &s.Position, &cpus, &s.Request.Memory, &s.Request.GPUs, &s.Share, &s.Active, &s.Activity, timeIn{&s.LastActive},
-		maybeIn{&s.KeepUntil}, maybeIn{&s.Placed}, maybeIn{&s.Opened}, maybeIn{&s.Ended}, &s.Close, &s.Connections)
+		textIn{&s.Machine}, &s.State, reasonIn{&s.Reason}, &s.Position, &cpus, &s.Request.Memory, &s.Request.GPUs, &s.Share, &s.Active, reasonIn{&s.Activity}, timeIn{&s.LastActive},
+		maybeIn{&s.KeepUntil}, maybeIn{&s.Placed}, maybeIn{&s.Opened}, maybeIn{&s.Ended}, reasonIn{&s.Close}, &s.Connections)
 	s.Request.CPUs = fromMilli(cpus)
 	return err
 }

@@ -236,7 +236,7 @@ func TestAWriteThatChangesNothingWritesNothing(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		return tx.SetDesired([]int64{1, 2}, store.Cancel, "x")
+		return tx.SetDesired([]int64{1, 2}, store.Cancel, dspool.Reason{})
 	}
 	if err := s.Write(t.Context(), same); err != nil {
 		t.Fatal(err)

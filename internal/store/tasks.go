@@ -8,7 +8,7 @@ const taskSelect = `SELECT a.job, a.idx, a.state, a.reason, a.id, c.machine, a.e
 	WHERE NOT EXISTS (SELECT 1 FROM attempts b WHERE b.job = a.job AND b.idx = a.idx AND b.number > a.number) AND a.job = ?`
 
 func scanTask(r row, t *dspool.Task) error {
-	return r.Scan(&t.Job, &t.Index, &t.State, &t.Reason, &t.Attempt, &t.Machine, &t.ExitCode, maybeIn{&t.Started}, maybeIn{&t.Ended})
+	return r.Scan(&t.Job, &t.Index, &t.State, reasonIn{&t.Reason}, &t.Attempt, &t.Machine, &t.ExitCode, maybeIn{&t.Started}, maybeIn{&t.Ended})
 }
 
 // TaskFilter says which tasks of a job are meant.

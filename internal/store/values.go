@@ -1,10 +1,13 @@
 package store
 
 import (
+	"encoding/json"
 	"fmt"
 	"math"
 	"strings"
 	"time"
+
+	"github.com/dspool/dspool"
 )
 
 // micros is the stored form of a time; NULL for none.
@@ -101,6 +104,34 @@ func chunks(query string, ids []int64, fn func(query string, args []any) error) 
 			return err
 		}
 		ids = ids[n:]
+	}
+	return nil
+}
+
+// reason is the stored form of a reason: its JSON, "" for none.
+func reason(r dspool.Reason) string {
+	if r.IsZero() {
+		return ""
+	}
+	r.Text = "" // written anew for whoever reads it
+	b, err := json.Marshal(r)
+	if err != nil {
+		panic(fmt.Sprintf("a reason has no JSON: %v", err)) // a number that is none
+	}
+	return string(b)
+}
+
+// reasonIn reads a stored reason. Rows from before reasons were data hold a sentence.
+type reasonIn struct{ r *dspool.Reason }
+
+func (d reasonIn) Scan(v any) error {
+	*d.r = dspool.Reason{}
+	var s string
+	if err := (textIn{&s}).Scan(v); err != nil || s == "" {
+		return err
+	}
+	if s[0] != '{' || json.Unmarshal([]byte(s), d.r) != nil || d.r.IsZero() {
+		*d.r = dspool.Why(dspool.WhyRecorded, dspool.ReasonParams{Detail: s})
 	}
 	return nil
 }

@@ -93,8 +93,8 @@ class FakePool:
             self._run(app, body)
         return app
 
-    def say(self, app, message, **more):
-        self.steps[app].append({"session": 7, "message": message, **more})
+    def say(self, app, text, code="stated", **more):
+        self.steps[app].append({"session": 7, "reason": {"code": code, "text": text}, **more})
         self._wake()
 
     def become(self, app, state, **more):
@@ -109,7 +109,7 @@ class FakePool:
         if process:
             process.terminate()
             process.wait(20)
-        self.become(app, "ended", reason=reason, **({} if code is None else {"exit_code": code}))
+        self.become(app, "ended", reason={"code": "stated", "text": reason}, **({} if code is None else {"exit_code": code}))
 
     def _run(self, app, body):
         """Starts the program with a port of this computer's, where a machine's agent would."""
@@ -127,7 +127,7 @@ class FakePool:
             self.processes[app["id"]] = subprocess.Popen(
                 [*(fill(a) for a in body["command"]), *root], cwd=home, env=env, stdout=log, stderr=log, start_new_session=True
             )
-        self.say(app["id"], "starting lab-1", estimate="4s")
+        self.say(app["id"], "starting lab-1", "app_starting", estimate="4s")
         self.become(app["id"], "starting")
         asyncio.ensure_future(self._watch(app["id"], port))
 

@@ -42,7 +42,7 @@ def test_estimates_are_said_as_people_do(estimate, words):
 
 
 def test_no_words_no_line():
-    assert sentence("", 3, 40) == ""
+    assert sentence({"text": ""}, 3, 40) == ""
 
 
 def test_the_bar_follows_the_estimate_and_stays_low_in_a_queue():

@@ -57,7 +57,7 @@ def test_shows_the_real_steps_with_place_and_estimate_and_a_bar_that_only_grows(
         pool.say(app, "pool lab is full", position=2)
         pool.say(app, "pool lab is full", position=1, estimate="2m30s")
         pool.say(app, "creating lab-3", estimate="40s")
-        pool.say(app, "starting JupyterLab")
+        pool.say(app, "starting JupyterLab", "app_starting")
         await until(lambda: len([e for e in events if "message" in e]) == 4)
         pool.run(app)
         await start

@@ -9,12 +9,13 @@
 package activity
 
 import (
-	"fmt"
 	"math"
 	"path"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/dspool/dspool"
 )
 
 // Process is one of a session's.
@@ -45,11 +46,11 @@ type Snapshot struct {
 	Apps      []App
 }
 
-// Verdict is whether anything lives, and why, for people. Cause is the same as long as the
+// Verdict is whether anything lives, and why. Cause is the same as long as the
 // reason is in essence the same.
 type Verdict struct {
 	Active bool
-	Reason string
+	Reason dspool.Reason
 	Cause  string
 }
 
@@ -88,10 +89,10 @@ func Judge(before, now Snapshot) Verdict {
 		}
 		for _, t := range now.Terminals {
 			if now.At.Sub(t.Input) < InputWindow {
-				return Verdict{true, "input on terminal " + t.Name, "input " + t.Name}
+				return Verdict{true, dspool.Why(dspool.WhyInput, dspool.ReasonParams{Terminal: t.Name}), "input " + t.Name}
 			}
 		}
-		return Verdict{Reason: "nothing runs"}
+		return Verdict{Reason: dspool.Reason{Code: dspool.WhyNothingRuns}}
 	}
 	// The oldest is most likely what the user started, the rest its children.
 	p := slices.MinFunc(lives, func(a, b Process) int {
@@ -100,7 +101,7 @@ func Judge(before, now Snapshot) Verdict {
 		}
 		return a.PID - b.PID
 	})
-	return Verdict{true, p.title() + " " + where(p, byPID), "lives " + p.Name}
+	return Verdict{true, dspool.Why(where(p, byPID), dspool.ReasonParams{Name: p.title(), Terminal: p.Terminal}), "lives " + p.Name}
 }
 
 // busy finds the process that used most of the CPU since before. Those in known say themselves what
@@ -133,8 +134,8 @@ func busy(before, now Snapshot, known map[int]bool) Verdict {
 	if share == 0 {
 		return Verdict{}
 	}
-	percent := max(2, int(math.Round(share*100)))
-	return Verdict{true, fmt.Sprintf("%s uses %d %% of a cpu", most.title(), percent), "busy " + most.Name}
+	percent := max(2, int64(math.Round(share*100)))
+	return Verdict{true, dspool.Why(dspool.WhyUsesCPU, dspool.ReasonParams{Name: most.title(), Count: percent}), "busy " + most.Name}
 }
 
 // helpers stand by for something else and are no sign of life. tmux and screen are, by what
@@ -171,7 +172,7 @@ func waitingShell(p Process) bool {
 }
 
 // where says how a living process hangs on to the machine.
-func where(p Process, byPID map[int]Process) string {
+func where(p Process, byPID map[int]Process) dspool.ReasonCode {
 	connected := false
 	for q, n := p, 0; n < 64; n++ {
 		parent, ok := byPID[q.Parent]
@@ -180,9 +181,9 @@ func where(p Process, byPID map[int]Process) string {
 		}
 		switch parent.Name {
 		case "tmux: server":
-			return "runs in tmux"
+			return dspool.WhyRunsInTmux
 		case "SCREEN", "screen":
-			return "runs in screen"
+			return dspool.WhyRunsInScreen
 		case "sshd", "sshd-session":
 			connected = true
 		}
@@ -192,13 +193,13 @@ func where(p Process, byPID map[int]Process) string {
 	_, leader := byPID[p.Leader]
 	switch {
 	case p.Terminal != "" && leader && p.State == 'T':
-		return "is stopped on terminal " + p.Terminal
+		return dspool.WhyStopped
 	case p.Terminal != "" && leader:
-		return "runs on terminal " + p.Terminal
+		return dspool.WhyRunsTerminal
 	case connected:
-		return "runs on a connection"
+		return dspool.WhyRunsConnected
 	}
-	return "runs in the background"
+	return dspool.WhyRunsBehind
 }
 
 // title is what people call the program: of an interpreter also the script.

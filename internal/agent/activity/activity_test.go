@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/dspool/dspool/internal/agent/activity"
+	"github.com/dspool/dspool/internal/testkit"
 )
 
 var at = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
@@ -90,8 +91,8 @@ func TestJudge(t *testing.T) {
 			if want == "" {
 				want = "nothing runs"
 			}
-			if v.Active != (c.reason != "") || v.Reason != want {
-				t.Errorf("%v, %q", v.Active, v.Reason)
+			if v.Active != (c.reason != "") || testkit.Text(v.Reason) != want {
+				t.Errorf("%v, %q", v.Active, testkit.Text(v.Reason))
 			}
 		})
 	}

@@ -1,12 +1,13 @@
 package activity
 
 import (
-	"fmt"
 	"path"
 	"regexp"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/dspool/dspool"
 )
 
 // App is a program that dspool runs in a session. Its main process stands by: it lives by what it
@@ -44,9 +45,9 @@ func kernelBusy(now Snapshot) Verdict {
 		if !a.Busy {
 			continue
 		}
-		reason := fmt.Sprintf("a kernel of %s runs a cell", a.Name)
+		reason := dspool.Why(dspool.WhyRunsCell, dspool.ReasonParams{Name: a.Name})
 		if now.At.Sub(a.Since) >= steadySince {
-			reason += a.Since.UTC().Format(" since 2006-01-02 15:04 UTC")
+			reason.Since = a.Since.UTC().Truncate(time.Minute)
 		}
 		return Verdict{true, reason, "kernel " + a.Name}
 	}
@@ -61,7 +62,7 @@ func kernelSilent(now Snapshot, byPID map[int]Process) Verdict {
 		}
 		for _, pid := range a.PIDs {
 			if isKernel(byPID[pid]) {
-				return Verdict{true, fmt.Sprintf("a kernel of %s may run a cell: its server does not answer", a.Name), "silent " + a.Name}
+				return Verdict{true, dspool.Why(dspool.WhyMayRunCell, dspool.ReasonParams{Name: a.Name}), "silent " + a.Name}
 			}
 		}
 	}

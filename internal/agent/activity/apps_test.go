@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/dspool/dspool/internal/agent/activity"
+	"github.com/dspool/dspool/internal/testkit"
 )
 
 const connection = "/home/alice/.local/share/jupyter/runtime/kernel-4c5a2b6e-8f0d-4a57-9a36-1c3a5d0f7b21.json"
@@ -79,8 +80,8 @@ func TestJudgeApps(t *testing.T) {
 			if want == "" {
 				want = "nothing runs"
 			}
-			if v.Active != (c.reason != "") || v.Reason != want {
-				t.Errorf("%v, %q", v.Active, v.Reason)
+			if v.Active != (c.reason != "") || testkit.Text(v.Reason) != want {
+				t.Errorf("%v, %q", v.Active, testkit.Text(v.Reason))
 			}
 		})
 	}

@@ -80,7 +80,7 @@ func (m *Machine) wantApps(d api.SessionDirective) {
 	}
 	for id, a := range m.places.apps {
 		if a.session == d.ID && !wanted[id] && a.report.State != dspool.AppEnded {
-			a.report = api.AppReport{ID: id, State: dspool.AppEnded, ExitCode: new(int), Reason: "it was stopped"}
+			a.report = api.AppReport{ID: id, State: dspool.AppEnded, ExitCode: new(int), Reason: dspool.Reason{Code: dspool.WhyAppUnwanted}}
 		}
 	}
 	m.appsMoved()

@@ -19,8 +19,8 @@ type Outcome struct {
 	Duration time.Duration // until it ends by itself
 	Forever  bool          // it ends only when it is killed
 	ExitCode int
-	OOM      bool   // with ExitCode 137
-	Fault    string // it does not start, for this reason
+	OOM      bool          // with ExitCode 137
+	Fault    dspool.Reason // it does not start, for this reason
 	// Stubborn makes it live through SIGTERM until the grace of a kill is over.
 	Stubborn bool
 }
@@ -80,7 +80,7 @@ func Commands(s initd.Spec) Outcome {
 	case "oom":
 		return Outcome{ExitCode: 137, OOM: true}
 	}
-	return Outcome{ExitCode: 127, Fault: "command " + dspool.Quote(s.Command[0]) + " does not exist on the machine"}
+	return Outcome{ExitCode: 127, Fault: dspool.Why(dspool.WhyNoCommand, dspool.ReasonParams{Name: s.Command[0]})}
 }
 
 // Break makes every call fail with err until it is called with nil; streams end.
@@ -138,7 +138,7 @@ func (m *Machine) Spawn(ctx context.Context, s initd.Spec) (initd.Status, error)
 	a := &attempt{out: m.script(s), status: initd.Status{ID: s.ID, State: initd.Running, Request: s.Request, TimeLimit: s.TimeLimit}}
 	m.attempts[s.ID] = a
 	m.spawned = append(m.spawned, s)
-	if a.out.Fault != "" {
+	if !a.out.Fault.IsZero() {
 		a.status.State, a.status.Fault = initd.Ended, a.out.Fault
 		if a.out.ExitCode != 0 {
 			a.status.ExitCode = &a.out.ExitCode

@@ -32,7 +32,7 @@ type places struct {
 type place struct {
 	directive api.SessionDirective
 	active    bool
-	activity  string
+	activity  dspool.Reason
 }
 
 func newPlaces() places {
@@ -67,7 +67,7 @@ func (m *Machine) RefuseSessions(f func(api.SessionDirective) error) {
 }
 
 // SetActivity says what lives in an open session from now on.
-func (m *Machine) SetActivity(session int64, active bool, reason string) {
+func (m *Machine) SetActivity(session int64, active bool, reason dspool.Reason) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if p := m.places.open[session]; p != nil {
@@ -131,7 +131,7 @@ func (m *Machine) Open(ctx context.Context, d api.SessionDirective) error {
 	if p := m.places.open[d.ID]; p != nil {
 		p.directive = d
 	} else {
-		m.places.open[d.ID] = &place{directive: d, activity: "nothing runs"}
+		m.places.open[d.ID] = &place{directive: d, activity: dspool.Reason{Code: dspool.WhyNothingRuns}}
 	}
 	m.wantApps(d)
 	return nil
@@ -164,11 +164,11 @@ func (m *Machine) Sessions(ctx context.Context) ([]host.Session, error) {
 }
 
 // Health implements agent.Host.
-func (m *Machine) Health(context.Context) (dspool.Health, string) {
+func (m *Machine) Health(context.Context) (dspool.Health, dspool.Reason) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.places.ill != "" {
-		return dspool.Unhealthy, m.places.ill
+		return dspool.Unhealthy, dspool.Why(dspool.WhySSHDEnds, dspool.ReasonParams{Detail: m.places.ill})
 	}
-	return dspool.Healthy, ""
+	return dspool.Healthy, dspool.Reason{}
 }

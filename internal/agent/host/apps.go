@@ -5,13 +5,9 @@ import (
 	"fmt"
 	"maps"
 	"regexp"
-	"strconv"
 	"strings"
-	"syscall"
 	"time"
 	"unicode"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/dspool/dspool"
 	"github.com/dspool/dspool/api"
@@ -29,8 +25,8 @@ const (
 	appGrace = 10 * time.Second
 	// appPatience is how long an app may live without a listener on its port.
 	appPatience = 5 * time.Minute
-	// mostWords is how much of an app's last words is told, in bytes. With what stands around them they fit
-	// into the 500 that the server takes, which would cut their end, where a program says why.
+	// mostWords is how much of an app's last words is told, in bytes: less than the 500 that the server takes,
+	// which would cut their end, where a program says why.
 	mostWords = 400
 )
 
@@ -85,8 +81,8 @@ func (h *Host) Apps(ctx context.Context, seen int64, wait time.Duration) ([]App,
 	for _, s := range list {
 		known[s.ID] = true
 		report, end := h.judgeApp(s, byPort[s.Port], now)
-		if end != "" {
-			h.log.Warn("an app is ended", "app", s.ID, "name", s.Name, "reason", end)
+		if !end.IsZero() {
+			h.log.Warn("an app is ended", "app", s.ID, "name", s.Name, "reason", end.Code)
 			// A failure is no loss: it is seen again.
 			_ = h.cfg.Init.EndApp(ctx, initd.AppEnd{ID: s.ID, Run: s.Run, Reason: end, Grace: h.cfg.AppGrace})
 		}
@@ -117,71 +113,64 @@ func (h *Host) lookAt(s initd.AppStatus, now time.Time) *appLook {
 }
 
 // judgeApp returns how an app stands, and why it must be ended, if so; mu is held.
-func (h *Host) judgeApp(s initd.AppStatus, list []listener, now time.Time) (r api.AppReport, end string) {
+func (h *Host) judgeApp(s initd.AppStatus, list []listener, now time.Time) (r api.AppReport, end dspool.Reason) {
 	r = api.AppReport{ID: s.ID, State: dspool.AppStarting}
 	switch s.State {
 	case initd.Ended:
 		r.State, r.ExitCode, r.Reason = dspool.AppEnded, s.ExitCode, howAppEnded(s)
-		return r, ""
+		return r, end
 	case initd.Starting:
 		if s.Run > 0 {
-			r.Reason = howAppEnded(s) + "; it is started again"
+			r.Reason = dspool.Reason{Code: dspool.WhyAppAgain}.With(howAppEnded(s))
 		}
-		return r, ""
+		return r, end
 	}
 	l := h.lookAt(s, now)
 	o, _, other := whose(list, s.UID)
 	if o == own {
 		l.quiet = time.Time{}
 		r.State, r.Port = dspool.AppRunning, s.Port
-		return r, ""
+		return r, end
 	}
 	if l.quiet.IsZero() {
 		l.quiet = now
 	}
 	switch {
 	case o == foreign:
-		end = fmt.Sprintf("somebody else's process (user id %d) listens on its port %d", other, s.Port)
+		end = dspool.Why(dspool.WhyAppForeign, dspool.ReasonParams{Count: int64(other), Port: s.Port})
 	case now.Sub(l.quiet) > h.cfg.AppPatience && o == inside:
-		end = fmt.Sprintf("it listened on port %d of a loopback address only for %s", s.Port, dspool.Duration(h.cfg.AppPatience))
+		end = dspool.Why(dspool.WhyAppLoopbackFor, dspool.ReasonParams{Port: s.Port, Within: dspool.Duration(h.cfg.AppPatience)})
 	case now.Sub(l.quiet) > h.cfg.AppPatience:
-		end = fmt.Sprintf("nothing listened on its port %d for %s", s.Port, dspool.Duration(h.cfg.AppPatience))
+		end = dspool.Why(dspool.WhyAppMute, dspool.ReasonParams{Port: s.Port, Within: dspool.Duration(h.cfg.AppPatience)})
 	case o == inside:
-		r.Reason = fmt.Sprintf("it listens on port %d of a loopback address only, where nobody reaches it; it should on 0.0.0.0", s.Port)
+		r.Reason = dspool.Why(dspool.WhyAppLoopback, dspool.ReasonParams{Port: s.Port})
 	}
-	if end != "" {
-		r.Reason = end
-	}
+	r.Reason = end.Or(r.Reason)
 	return r, end
 }
 
-// howAppEnded says it for people, with its last words.
-func howAppEnded(s initd.AppStatus) string {
-	how := ""
+// howAppEnded is why an app's last run ended, with its last words.
+func howAppEnded(s initd.AppStatus) dspool.Reason {
+	said := saying(s.Said)
+	var how dspool.Reason
 	switch {
-	case s.Fault != "":
+	case !s.Fault.IsZero():
 		return s.Fault
-	case s.Reason == initd.Unwanted:
+	case !s.Reason.IsZero():
 		how = s.Reason
-	case s.Reason != "":
-		how = s.Reason + saying(s.Said)
-	case s.ExitCode == nil:
-		how = "its end is not known" + saying(s.Said)
-	case s.OOM:
-		how = fmt.Sprintf("out of memory (limit %s)", dspool.FormatBytes(s.Memory)) + saying(s.Said)
-	case s.Signal != 0:
-		name := unix.SignalName(syscall.Signal(s.Signal))
-		if name == "" {
-			name = "signal " + strconv.Itoa(s.Signal)
+		if !how.Is(dspool.WhyAppUnwanted) {
+			how.Detail = said
 		}
-		how = "ended by " + name + saying(s.Said)
+	case s.ExitCode == nil:
+		how = dspool.Why(dspool.WhyEndUnknown, dspool.ReasonParams{Detail: said})
+	case s.OOM:
+		how = dspool.Why(dspool.WhyOutOfMemory, dspool.ReasonParams{Bytes: s.Memory, Detail: said})
+	case s.Signal != 0:
+		how = dspool.Why(dspool.WhySignal, dspool.ReasonParams{Name: initd.SignalName(s.Signal), Detail: said})
 	default:
-		how = fmt.Sprintf("exit code %d", *s.ExitCode) + saying(s.Said)
+		how = dspool.Why(dspool.WhyExitCode, dspool.ReasonParams{Count: int64(*s.ExitCode), Detail: said})
 	}
-	if s.Stuck > 0 {
-		how += fmt.Sprintf("; the kernel does not end %d of its processes", s.Stuck)
-	}
-	return how
+	return initd.WithStuck(how, s.Stuck)
 }
 
 // escapes are the sequences by which programs colour their output.
@@ -194,8 +183,5 @@ func saying(said string) string {
 	if over := len(said) - mostWords; over > 0 {
 		said = "…" + strings.ToValidUTF8(said[over:], "")
 	}
-	if said == "" {
-		return ""
-	}
-	return ": " + said
+	return said
 }

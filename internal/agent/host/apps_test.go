@@ -18,6 +18,7 @@ import (
 	"github.com/dspool/dspool/api"
 	"github.com/dspool/dspool/internal/agent/host"
 	"github.com/dspool/dspool/internal/agent/initd"
+	"github.com/dspool/dspool/internal/testkit"
 )
 
 func (b *bench) app(t *testing.T) (host.App, []initd.AppEnd) {
@@ -101,14 +102,14 @@ func TestAppsStand(t *testing.T) {
 		{"one that has nothing to say is told shortly", initd.AppStatus{State: initd.Ended, ExitCode: code(0)}, dspool.AppEnded, "exit code 0"},
 		{"a signal is named", initd.AppStatus{State: initd.Ended, ExitCode: code(139), Signal: 11}, dspool.AppEnded, "ended by SIGSEGV"},
 		{"out of memory is told with the limit", initd.AppStatus{State: initd.Ended, ExitCode: code(137), Signal: 9, OOM: true, Memory: 1 << 30}, dspool.AppEnded, "out of memory (limit 1 GiB)"},
-		{"one that was stopped needs no words", initd.AppStatus{State: initd.Ended, ExitCode: code(143), Signal: 15, Reason: initd.Unwanted, Said: "bye"}, dspool.AppEnded, "it was stopped"},
-		{"one that could not start says why", initd.AppStatus{State: initd.Ended, Fault: "command \"x\" does not exist on the machine", ExitCode: code(127)}, dspool.AppEnded, "command \"x\" does not exist on the machine"},
-		{"what the kernel does not end is told", initd.AppStatus{State: initd.Ended, Reason: initd.Unwanted, Stuck: 2}, dspool.AppEnded, "it was stopped; the kernel does not end 2 of its processes"},
+		{"one that was stopped needs no words", initd.AppStatus{State: initd.Ended, ExitCode: code(143), Signal: 15, Reason: dspool.Reason{Code: dspool.WhyAppUnwanted}, Said: "bye"}, dspool.AppEnded, "it was stopped"},
+		{"one that could not start says why", initd.AppStatus{State: initd.Ended, Fault: testkit.Stated("command \"x\" does not exist on the machine"), ExitCode: code(127)}, dspool.AppEnded, "command \"x\" does not exist on the machine"},
+		{"what the kernel does not end is told", initd.AppStatus{State: initd.Ended, Reason: dspool.Reason{Code: dspool.WhyAppUnwanted}, Stuck: 2}, dspool.AppEnded, "it was stopped; the kernel does not end 2 of its processes"},
 	} {
 		c.status.ID, c.status.UID, c.status.Session = 7, b.uid, 4
 		b.init.apps = []initd.AppStatus{c.status}
 		a, ends := b.app(t)
-		if a.State != c.state || a.Reason != c.reason || a.Session != 4 || a.ID != 7 || a.Port != 0 || len(ends) != 0 {
+		if a.State != c.state || testkit.Text(a.Reason) != c.reason || a.Session != 4 || a.ID != 7 || a.Port != 0 || len(ends) != 0 {
 			t.Errorf("%s: %+v, %+v", c.claim, a, ends)
 		}
 		if ended := c.state == dspool.AppEnded; ended != (a.ExitCode != nil) && c.status.ExitCode != nil {
@@ -140,7 +141,7 @@ func TestPortOfApp(t *testing.T) {
 	t.Run("is not when somebody else does, and the app is ended", func(t *testing.T) {
 		set(b.uid, port, 2)
 		a, ends := b.app(t)
-		if a.State != dspool.AppStarting || a.Port != 0 || len(ends) != 1 || ends[0].ID != 7 || ends[0].Run != 2 || !strings.HasPrefix(ends[0].Reason, "somebody else's process (user id 0) listens on its port") {
+		if a.State != dspool.AppStarting || a.Port != 0 || len(ends) != 1 || ends[0].ID != 7 || ends[0].Run != 2 || !strings.HasPrefix(testkit.Text(ends[0].Reason), "somebody else's process (user id 0) listens on its port") {
 			t.Errorf("%+v, %+v", a, ends)
 		}
 	})
@@ -149,7 +150,7 @@ func TestPortOfApp(t *testing.T) {
 		must(t, err)
 		defer l.Close()
 		set(os.Getuid(), l.Addr().(*net.TCPAddr).Port, 3)
-		if a, ends := b.app(t); a.State != dspool.AppStarting || !strings.Contains(a.Reason, "loopback address only") || len(ends) != 0 {
+		if a, ends := b.app(t); a.State != dspool.AppStarting || !strings.Contains(testkit.Text(a.Reason), "loopback address only") || len(ends) != 0 {
 			t.Errorf("%+v, %+v", a, ends)
 		}
 	})
@@ -175,7 +176,7 @@ func TestAppThatNeverListens(t *testing.T) {
 			t.Errorf("%+v", ends)
 		}
 		time.Sleep(time.Minute + time.Second)
-		if _, ends := b.app(t); len(ends) != 1 || ends[0].Reason != "nothing listened on its port 1 for 5m" {
+		if _, ends := b.app(t); len(ends) != 1 || testkit.Text(ends[0].Reason) != "nothing listened on its port 1 for 5m" {
 			t.Errorf("%+v", ends)
 		}
 		b.init.apps[0].Run = 2 // the next run has its own time
@@ -241,7 +242,7 @@ func TestKernelsAreAsked(t *testing.T) {
 		{`[{"id":"a","execution_state":"starting"}]`, "nothing runs"},
 	} {
 		j.answer.Store(c.answer)
-		if s := seen(t); s.Activity != c.activity || s.Active != (c.activity != "nothing runs") {
+		if s := seen(t); testkit.Text(s.Activity) != c.activity || s.Active != (c.activity != "nothing runs") {
 			t.Errorf("%s: %+v", c.answer, s)
 		}
 	}
@@ -305,7 +306,7 @@ func TestSilentServer(t *testing.T) {
 			t.Helper()
 			list, err := b.Sessions(t.Context())
 			must(t, err)
-			if list[0].Activity != want || list[0].Active != (want != "nothing runs") {
+			if testkit.Text(list[0].Activity) != want || list[0].Active != (want != "nothing runs") {
 				t.Errorf("%+v", list)
 			}
 		}

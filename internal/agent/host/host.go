@@ -62,7 +62,7 @@ type Session struct {
 	User     string
 	UID      int
 	Active   bool
-	Activity string
+	Activity dspool.Reason
 }
 
 // lastWords on a terminal take so long to reach the user.
@@ -203,7 +203,7 @@ func (h *Host) Close(ctx context.Context, d api.SessionDirective) error {
 			h.log.Error("a user could not be kept out", "user", d.User, "error", err)
 		}
 	}
-	if d.Reason != "" && !later && h.tellTerminals(d.UID, "This session ends: "+d.Reason) > 0 {
+	if !d.Reason.IsZero() && !later && h.tellTerminals(d.UID, "This session ends: "+sentence(d.Reason)) > 0 {
 		select { // until sshd has passed it on
 		case <-time.After(lastWords):
 		case <-ctx.Done():

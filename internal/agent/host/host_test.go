@@ -19,6 +19,7 @@ import (
 	"github.com/dspool/dspool/api"
 	"github.com/dspool/dspool/internal/agent/host"
 	"github.com/dspool/dspool/internal/agent/initd"
+	"github.com/dspool/dspool/internal/testkit"
 )
 
 // fakeInit is an init that does nothing.
@@ -318,8 +319,8 @@ func TestHealth(t *testing.T) {
 	} {
 		b.init.services = []initd.ServiceStatus{c.status}
 		health, reason := b.Health(t.Context())
-		if health != c.want || health == dspool.Unhealthy && !strings.HasSuffix(reason, ": Missing privilege separation directory") {
-			t.Errorf("%+v: %v, %q", c.status, health, reason)
+		if health != c.want || health == dspool.Unhealthy && !strings.HasSuffix(testkit.Text(reason), ": Missing privilege separation directory") {
+			t.Errorf("%+v: %v, %q", c.status, health, testkit.Text(reason))
 		}
 	}
 }

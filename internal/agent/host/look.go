@@ -2,7 +2,6 @@ package host
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -77,18 +76,22 @@ func (h *Host) look(s initd.SessionStatus, apps []activity.App) activity.Verdict
 	l.snapshot = now
 	if s.OOMKills > l.oomKills {
 		l.oomKills, l.oomAt = s.OOMKills, now.At
-		h.tellTerminals(s.UID, outOfMemory(s))
+		h.tellTerminals(s.UID, sentence(outOfMemory(s, dspool.Reason{})))
 	}
 	v = l.verdict
 	if !l.oomAt.IsZero() && now.At.Sub(l.oomAt) < oomNews {
-		v.Reason += "; " + outOfMemory(s)
+		v.Reason = outOfMemory(s, v.Reason)
 	}
 	return v
 }
 
-func outOfMemory(s initd.SessionStatus) string {
-	return fmt.Sprintf("out of memory (limit %s): the kernel killed a process", dspool.FormatBytes(s.Request.Memory))
+// outOfMemory says that the kernel killed something of a session, after what else is said of it.
+func outOfMemory(s initd.SessionStatus, said dspool.Reason) dspool.Reason {
+	return dspool.Why(dspool.WhyKilledSome, dspool.ReasonParams{Bytes: s.Request.Memory}).With(said)
 }
+
+// sentence writes a reason for the user of a session: the server has left out what users may not read.
+func sentence(r dspool.Reason) string { return r.For(dspool.Viewer{Admin: true}).Text }
 
 // snapshot reads a session's processes. A machine's /proc may hide users' from root, so that
 // what is not seen is looked for once more as the user. What hides from both is sshd's and the

@@ -218,7 +218,7 @@ func (h *Host) awaitSSH(ctx context.Context) error {
 			return nil
 		}
 		if time.Now().After(end) {
-			return dspool.Errorf(dspool.Unavailable, "sshd does not take connections on the machine%s", h.sshSaid(ctx))
+			return dspool.Errorf(dspool.Unavailable, "sshd does not take connections on the machine%s", after(h.sshSaid(ctx)))
 		}
 		select {
 		case <-time.After(step):
@@ -236,22 +236,29 @@ func (h *Host) sshSaid(ctx context.Context) string {
 	for _, s := range services {
 		if s.Name == sshService && s.Said != "" {
 			lines := strings.Split(s.Said, "\n")
-			return ": " + lines[len(lines)-1]
+			return lines[len(lines)-1]
 		}
 	}
 	return ""
 }
 
+func after(said string) string {
+	if said == "" {
+		return ""
+	}
+	return ": " + said
+}
+
 // Health says whether logins work.
-func (h *Host) Health(ctx context.Context) (dspool.Health, string) {
+func (h *Host) Health(ctx context.Context) (dspool.Health, dspool.Reason) {
 	services, err := h.cfg.Init.Services(ctx)
 	if err != nil {
-		return dspool.Healthy, "" // that init is silent is found elsewhere
+		return dspool.Healthy, dspool.Reason{} // that init is silent is found elsewhere
 	}
 	for _, s := range services {
 		if s.Name == sshService && s.PID == 0 && s.Failures >= sshFailures {
-			return dspool.Unhealthy, "sshd ends as soon as it is started" + h.sshSaid(ctx)
+			return dspool.Unhealthy, dspool.Why(dspool.WhySSHDEnds, dspool.ReasonParams{Detail: h.sshSaid(ctx)})
 		}
 	}
-	return dspool.Healthy, ""
+	return dspool.Healthy, dspool.Reason{}
 }

@@ -35,7 +35,7 @@ type Apps struct {
 type AppEnd struct {
 	ID     int64         `json:"id"`
 	Run    int           `json:"run"` // nothing is done when another one runs
-	Reason string        `json:"reason"`
+	Reason dspool.Reason `json:"reason"`
 	Grace  time.Duration `json:"grace"`
 }
 
@@ -59,28 +59,25 @@ type AppStatus struct {
 	PIDs  []int           `json:"pids,omitempty"` // of its whole tree
 
 	// How the last run ended; all empty before the first end.
-	ExitCode *int   `json:"exit_code,omitempty"`
-	Signal   int    `json:"signal,omitempty"` // that ended the main process; ExitCode is 128 more
-	OOM      bool   `json:"oom,omitempty"`    // the kernel killed something in its session for memory then
-	Fault    string `json:"fault,omitempty"`  // why it could not start, for people
-	Reason   string `json:"reason,omitempty"` // of AppEnd, or that it was not wanted any more
-	Said     string `json:"said,omitempty"`   // last words, at most 2 KiB, without secrets of its environment
-	Stuck    int    `json:"stuck,omitempty"`  // processes of it that the kernel did not end
+	ExitCode *int          `json:"exit_code,omitempty"`
+	Signal   int           `json:"signal,omitempty"` // that ended the main process; ExitCode is 128 more
+	OOM      bool          `json:"oom,omitempty"`    // the kernel killed something in its session for memory then
+	Fault    dspool.Reason `json:"fault,omitzero"`   // why it could not start
+	Reason   dspool.Reason `json:"reason,omitzero"`  // of AppEnd, or that it was not wanted any more
+	Said     string        `json:"said,omitempty"`   // last words, at most 2 KiB, without secrets of its environment
+	Stuck    int           `json:"stuck,omitempty"`  // processes of it that the kernel did not end
 }
-
-// Unwanted is the Reason of an app that was ended because the agent did not name it any more.
-const Unwanted = "it was stopped"
 
 // app is a row of init's table. Its fields but the channels are guarded by machine.mu.
 type app struct {
 	spec    App
 	session *session
-	status  AppStatus // but Age and PIDs
-	begun   time.Time // of the run
-	part    slot      // of the run
-	ends    bool      // it is to end for good
-	endRun  int       // the run that is to end
-	why     string    // Reason of the end that was asked for
+	status  AppStatus     // but Age and PIDs
+	begun   time.Time     // of the run
+	part    slot          // of the run
+	ends    bool          // it is to end for good
+	endRun  int           // the run that is to end
+	why     dspool.Reason // of the end that was asked for
 	grace   time.Duration
 	oom     oomWatch
 
@@ -89,7 +86,7 @@ type app struct {
 }
 
 // stop ends an app for good, in its own goroutine; machine.mu is held.
-func (a *app) stop(reason string, grace time.Duration) {
+func (a *app) stop(reason dspool.Reason, grace time.Duration) {
 	if a.ends || a.status.State == Ended {
 		return
 	}
@@ -126,7 +123,7 @@ func (m *machine) wantApps(w Apps) error {
 	}
 	for _, a := range m.apps {
 		if a.session == s && !wanted[a.spec.ID] {
-			a.stop(Unwanted, w.Grace)
+			a.stop(dspool.Reason{Code: dspool.WhyAppUnwanted}, w.Grace)
 		}
 	}
 	for _, spec := range w.Apps {

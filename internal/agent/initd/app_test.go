@@ -14,7 +14,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/dspool/dspool"
 	"github.com/dspool/dspool/internal/agent/initd"
+	"github.com/dspool/dspool/internal/testkit"
 )
 
 // bench is a machine with an open session of alice, who has a home.
@@ -157,7 +159,7 @@ func TestAppEndsWithItsTree(t *testing.T) {
 		b.want(sh(1, "server", tree+`trap 'echo bye; exit 0' TERM; wait; wait; sleep 1000`))
 		b.logHolds("server", "up")
 		b.want()
-		if s := b.ended(1); s.Reason != initd.Unwanted || s.ExitCode == nil || *s.ExitCode != 0 || s.Stuck != 0 {
+		if s := b.ended(1); !s.Reason.Is(dspool.WhyAppUnwanted) || s.ExitCode == nil || *s.ExitCode != 0 || s.Stuck != 0 {
 			t.Errorf("%+v", s)
 		}
 		b.logHolds("server", "bye")
@@ -167,7 +169,7 @@ func TestAppEndsWithItsTree(t *testing.T) {
 		b.want(sh(2, "deaf", tree+`trap '' TERM; sh -c 'kill -STOP $$'; while :; do sleep 1; done`))
 		b.logHolds("deaf", "up")
 		b.want()
-		if s := b.ended(2); s.Signal != int(unix.SIGKILL) || s.Reason != initd.Unwanted {
+		if s := b.ended(2); s.Signal != int(unix.SIGKILL) || !s.Reason.Is(dspool.WhyAppUnwanted) {
 			t.Errorf("%+v", s)
 		}
 		b.nothingLives()
@@ -177,7 +179,7 @@ func TestAppEndsWithItsTree(t *testing.T) {
 		a.Env = map[string]string{"APP_TOKEN": "deep-secret"}
 		b.want(a)
 		s := b.ended(3)
-		if *s.ExitCode != 5 || s.Reason != "" || s.Signal != 0 || !strings.HasSuffix(s.Said, "the token is …\nno such luck") {
+		if *s.ExitCode != 5 || testkit.Text(s.Reason) != "" || s.Signal != 0 || !strings.HasSuffix(s.Said, "the token is …\nno such luck") {
 			t.Errorf("%+v", s)
 		}
 		b.nothingLives()
@@ -256,13 +258,13 @@ func TestAppIsStartedAgain(t *testing.T) {
 		a.Restart = true
 		b.want(a)
 		s := b.running(2)
-		must(t, b.EndApp(t.Context(), initd.AppEnd{ID: 2, Run: s.Run, Reason: "another listens", Grace: time.Second}))
+		must(t, b.EndApp(t.Context(), initd.AppEnd{ID: 2, Run: s.Run, Reason: testkit.Stated("another listens"), Grace: time.Second}))
 		next := b.app(2, "second run", func(s initd.AppStatus) bool { return s.Run == 2 && s.State == initd.Running })
-		if next.Reason != "another listens" {
+		if testkit.Text(next.Reason) != "another listens" {
 			t.Errorf("%+v", next)
 		}
 		// What is said of a run that is over ends no other.
-		must(t, b.EndApp(t.Context(), initd.AppEnd{ID: 2, Run: 1, Reason: "late", Grace: time.Second}))
+		must(t, b.EndApp(t.Context(), initd.AppEnd{ID: 2, Run: 1, Reason: testkit.Stated("late"), Grace: time.Second}))
 		if now := b.running(2); now.PID != next.PID {
 			t.Errorf("%+v", now)
 		}
@@ -273,7 +275,7 @@ func TestAppIsStartedAgain(t *testing.T) {
 		a := initd.App{ID: 3, Name: "hub", Command: []string{"no-such-program"}, Restart: true}
 		b.want(a)
 		b.app(3, "second try", func(s initd.AppStatus) bool {
-			return s.Run >= 2 && strings.Contains(s.Fault, "does not exist on the machine")
+			return s.Run >= 2 && strings.Contains(testkit.Text(s.Fault), "does not exist on the machine")
 		})
 		b.want()
 		b.ended(3)
@@ -316,8 +318,8 @@ func TestAppsThatCannotStart(t *testing.T) {
 	} {
 		c.app.ID = int64(i + 1)
 		b.want(c.app)
-		if s := b.ended(c.app.ID); !strings.Contains(s.Fault, c.want) || strings.Contains(s.Fault, "hidden") {
-			t.Errorf("%+v: %q", c.app, s.Fault)
+		if s := b.ended(c.app.ID); !strings.Contains(testkit.Text(s.Fault), c.want) || strings.Contains(testkit.Text(s.Fault), "hidden") {
+			t.Errorf("%+v: %q", c.app, testkit.Text(s.Fault))
 		}
 	}
 	for want, session := range map[string]int64{"session 9 is not open": 9} {

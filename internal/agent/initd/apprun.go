@@ -57,7 +57,7 @@ func (m *machine) keepApp(a *app) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	a.status.State = Ended
-	if a.status.Reason == "" {
+	if a.status.Reason.IsZero() {
 		a.status.Reason = a.why // also of one that never ran, or waited for its next run
 	}
 	m.appsMoved()
@@ -265,14 +265,12 @@ func (m *machine) concludeApp(a *app, r *appRun, err error) (last bool) {
 	m.mu.Lock()
 	s := &a.status
 	s.State, s.PID, s.Port, a.part = Starting, 0, 0, nil
-	s.ExitCode, s.Signal, s.OOM, s.Fault, s.Reason, s.Said, s.Stuck = nil, 0, false, "", "", said, 0
+	s.ExitCode, s.Signal, s.OOM, s.Fault, s.Reason, s.Said, s.Stuck = nil, 0, false, dspool.Reason{}, dspool.Reason{}, said, 0
 	switch {
 	case err != nil:
-		s.Fault = err.Error()
-		var start *startError
-		if errors.As(err, &start) {
-			s.ExitCode = &start.code
-		}
+		var code *int
+		s.Fault, code = notStarted(err)
+		s.ExitCode = code
 		s.Run++ // no other run has this number
 	default:
 		s.Stuck = r.stuck
@@ -289,7 +287,7 @@ func (m *machine) concludeApp(a *app, r *appRun, err error) (last bool) {
 		if a.ends || a.endRun == r.n {
 			s.Reason = a.why
 		}
-		s.OOM = s.Reason == "" && s.ExitCode != nil && *s.ExitCode != 0 && a.oom.fresh(oom)
+		s.OOM = s.Reason.IsZero() && s.ExitCode != nil && *s.ExitCode != 0 && a.oom.fresh(oom)
 	}
 	if last = a.ends || !a.spec.Restart || m.stopping; last {
 		s.State = Ended

@@ -1,7 +1,11 @@
 package initd
 
 import (
+	"strconv"
+	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/dspool/dspool"
 )
@@ -53,10 +57,10 @@ type Status struct {
 	ExitCode  *int             `json:"exit_code,omitempty"`
 	Signal    int              `json:"signal,omitempty"` // that ended the main process; ExitCode is 128 more
 	OOM       bool             `json:"oom,omitempty"`    // the kernel killed some of it for memory
-	Fault     string           `json:"fault,omitempty"`  // why it could not start, for people
+	Fault     dspool.Reason    `json:"fault,omitzero"`   // why it could not start
 	Stuck     int              `json:"stuck,omitempty"`  // processes of it that the kernel did not end
 	Cause     Cause            `json:"cause,omitempty"`  // "" if it ended by itself
-	Reason    string           `json:"reason,omitempty"` // of Cause, for people
+	Reason    dspool.Reason    `json:"reason,omitzero"`  // of Cause
 }
 
 // Kill asks for the end of an attempt's whole process tree: SIGTERM, and SIGKILL after Grace.
@@ -64,6 +68,22 @@ type Status struct {
 type Kill struct {
 	ID     int64         `json:"id"`
 	Cause  Cause         `json:"cause"`
-	Reason string        `json:"reason,omitempty"`
+	Reason dspool.Reason `json:"reason,omitzero"`
 	Grace  time.Duration `json:"grace"`
+}
+
+// WithStuck returns why something ended, with the number of its processes that the kernel did not end.
+func WithStuck(r dspool.Reason, stuck int) dspool.Reason {
+	if stuck == 0 {
+		return r
+	}
+	return dspool.Why(dspool.WhyStuck, dspool.ReasonParams{Count: int64(stuck)}).With(r)
+}
+
+// SignalName is a signal's name, such as SIGKILL.
+func SignalName(number int) string {
+	if name := unix.SignalName(syscall.Signal(number)); name != "" {
+		return name
+	}
+	return "signal " + strconv.Itoa(number)
 }

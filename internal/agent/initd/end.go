@@ -1,7 +1,6 @@
 package initd
 
 import (
-	"errors"
 	"syscall"
 	"time"
 
@@ -142,11 +141,7 @@ func (m *machine) conclude(a *attempt, err error) {
 	a.state, a.oom = Ended, oom > 0
 	switch {
 	case err != nil:
-		a.fault = err.Error()
-		var start *startError
-		if errors.As(err, &start) {
-			a.code = &start.code
-		}
+		a.fault, a.code = notStarted(err)
 		close(a.launched)
 	case a.exited:
 		code := a.status.ExitStatus()

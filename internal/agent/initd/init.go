@@ -13,6 +13,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/dspool/dspool"
+
 	"github.com/dspool/dspool/internal/asuser"
 )
 
@@ -186,7 +188,7 @@ func (m *machine) shutdown() {
 	}
 	m.mu.Unlock()
 	for _, a := range attempts {
-		m.kill(a, Kill{ID: a.spec.ID, Cause: Shutdown, Reason: "the machine was shut down", Grace: m.cfg.Grace})
+		m.kill(a, Kill{ID: a.spec.ID, Cause: Shutdown, Reason: dspool.Reason{Code: dspool.WhyShutDown}, Grace: m.cfg.Grace})
 	}
 	late := time.After(m.cfg.Grace + 2*time.Second)
 	for _, over := range all {

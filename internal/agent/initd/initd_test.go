@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/dspool/dspool/internal/agent/initd"
+	"github.com/dspool/dspool/internal/testkit"
 )
 
 func code(s initd.Status) string {
@@ -43,7 +44,7 @@ func TestExitCodes(t *testing.T) {
 	} {
 		id := int64(i + 1)
 		m.spawn(m.spec(id, c.command...))
-		if s := m.exit(id); code(s) != c.code || !strings.Contains(s.Fault, c.fault) || (c.fault == "") != (s.Fault == "") {
+		if s := m.exit(id); code(s) != c.code || !strings.Contains(testkit.Text(s.Fault), c.fault) || (c.fault == "") != (testkit.Text(s.Fault) == "") {
 			t.Errorf("%s: %+v code %s", c.claim, s, code(s))
 		}
 	}
@@ -54,8 +55,8 @@ func TestKill(t *testing.T) {
 	m := startMachine(t)
 	m.spawn(m.sh(1, `trap 'echo bye; exit 3' TERM; echo up; while :; do sleep 0.05; done`))
 	m.output(1, "up")
-	must(t, m.Kill(t.Context(), initd.Kill{ID: 1, Cause: initd.Cancelled, Reason: "asked", Grace: 10 * time.Second}))
-	if s := m.exit(1); code(s) != "3" || s.Cause != initd.Cancelled || s.Reason != "asked" {
+	must(t, m.Kill(t.Context(), initd.Kill{ID: 1, Cause: initd.Cancelled, Reason: testkit.Stated("asked"), Grace: 10 * time.Second}))
+	if s := m.exit(1); code(s) != "3" || s.Cause != initd.Cancelled || testkit.Text(s.Reason) != "asked" {
 		t.Errorf("%+v code %s", s, code(s))
 	}
 	m.output(1, "bye")
@@ -205,7 +206,7 @@ func TestRefusals(t *testing.T) {
 		s := m.spec(int64(i+1), "true")
 		c.set(&s)
 		st := m.spawn(s)
-		if st.State != initd.Ended || !strings.Contains(st.Fault, c.fault) || st.Started != nil || strings.Contains(st.Fault, "\n") {
+		if st.State != initd.Ended || !strings.Contains(testkit.Text(st.Fault), c.fault) || st.Started != nil || strings.Contains(testkit.Text(st.Fault), "\n") {
 			t.Errorf("%s: %+v", c.claim, st)
 		}
 	}

@@ -159,7 +159,7 @@ func (m *machine) endSession(s *session, grace time.Duration) {
 	s.closing = true
 	apps := m.appsOf(s)
 	for _, a := range apps {
-		a.stop("its session ended", grace)
+		a.stop(dspool.Reason{Code: dspool.WhySessionEnded}, grace)
 	}
 	go func() {
 		s.making.Lock()

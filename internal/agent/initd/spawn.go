@@ -36,7 +36,7 @@ type attempt struct {
 	status  syscall.WaitStatus
 	elapsed time.Duration
 	code    *int
-	fault   string
+	fault   dspool.Reason
 	oom     bool
 	stuck   int
 	killed  *Kill
@@ -52,14 +52,24 @@ const (
 	codeNotStarted = 126
 )
 
-// startError is why an attempt could not start; code 0 is none.
+// startError is why a program could not start, with the exit code that shells have for it.
 type startError struct {
-	code int
-	err  error
+	code   int
+	reason dspool.Reason
+	err    error
 }
 
-func (e *startError) Error() string { return e.err.Error() }
+func (e *startError) Error() string { return e.reason.For(dspool.Viewer{Admin: true}).Text }
 func (e *startError) Unwrap() error { return e.err }
+
+// notStarted is the reason of an error of starting something, and the exit code if it has one.
+func notStarted(err error) (dspool.Reason, *int) {
+	var start *startError
+	if errors.As(err, &start) {
+		return start.reason, &start.code
+	}
+	return dspool.Why(dspool.WhyNotStarted, dspool.ReasonParams{Detail: err.Error()}), nil
+}
 
 // spawner starts queued attempts, one at a time, on a thread of its own.
 func (m *machine) spawner() {
@@ -349,27 +359,27 @@ func executable(path string) error {
 // forkError explains why a program that lookUp found did not start.
 func forkError(name string, err error) error {
 	if errors.Is(err, unix.ENOENT) {
-		return &startError{codeNotFound, dspool.Errorf(dspool.NotFound, "the interpreter of command %s does not exist on the machine", dspool.Quote(name)).
-			WithHint("look at its first line")}
+		return &startError{codeNotFound, dspool.Why(dspool.WhyNoInterpreter, dspool.ReasonParams{Name: name}), err}
 	}
 	return execError(name, err)
 }
 
 // execError explains why a program did not start.
 func execError(name string, err error) error {
-	q := dspool.Quote(name)
+	refuse := func(exit int, code dspool.ReasonCode) error {
+		return &startError{exit, dspool.Why(code, dspool.ReasonParams{Name: name}), err}
+	}
 	switch {
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTDIR):
-		return &startError{codeNotFound, dspool.Errorf(dspool.NotFound, "command %s does not exist on the machine", q)}
+		return refuse(codeNotFound, dspool.WhyNoCommand)
 	case errors.Is(err, unix.EACCES):
-		return &startError{codeNotStarted, dspool.Errorf(dspool.Forbidden, "command %s is not executable for the user", q)}
+		return refuse(codeNotStarted, dspool.WhyNotExecutable)
 	case errors.Is(err, unix.ENOEXEC):
-		return &startError{codeNotStarted, dspool.Errorf(dspool.Invalid, "command %s is not a program", q).
-			WithHint("a script begins with a line such as #!/bin/sh")}
+		return refuse(codeNotStarted, dspool.WhyNotProgram)
 	case errors.Is(err, unix.E2BIG):
-		return &startError{codeNotStarted, dspool.Errorf(dspool.Invalid, "command %s has too long arguments and environment", q)}
+		return refuse(codeNotStarted, dspool.WhyArgumentsTooLong)
 	}
-	return &startError{codeNotStarted, fmt.Errorf("start command %s: %w", q, err)}
+	return &startError{codeNotStarted, dspool.Why(dspool.WhyNotStarted, dspool.ReasonParams{Detail: fmt.Sprintf("start command %s: %v", dspool.Quote(name), err)}), err}
 }
 
 // slotFor returns a slot with the attempt's limits. One whose memory cannot be taken back is

@@ -5,6 +5,7 @@ import (
 
 	"github.com/dspool/dspool"
 	"github.com/dspool/dspool/internal/store"
+	"github.com/dspool/dspool/internal/testkit"
 )
 
 var notebook = store.AppSpec{Command: []string{"jupyter", "--port={port}"}, Env: map[string]string{"TOKEN": "secret"}, Dir: "work", Kernels: "/api", Token: "secret"}
@@ -38,7 +39,7 @@ func appIDs(as []store.AppRow) (out []int64) {
 var apps = []check{
 	{"an app comes back as it was inserted and updated, on its session's machine", func(t *testing.T, s *store.Store) {
 		ses := openSession(t, s, "ann", 20000, "lab-1")
-		a := store.AppRow{App: dspool.App{Name: "jupyter", User: "ann", Pool: "lab", Session: ses.ID, Reason: "x"}, UID: 20000, Restart: true, Spec: notebook}
+		a := store.AppRow{App: dspool.App{Name: "jupyter", User: "ann", Pool: "lab", Session: ses.ID, Reason: testkit.Stated("x")}, UID: 20000, Restart: true, Spec: notebook}
 		write(t, s, func(tx *store.Tx) error {
 			err := tx.InsertApp(&a)
 			if a.ID != 1 || a.State != dspool.AppWaiting || a.Created != tx.Now() || a.Since != tx.Now() {
@@ -48,7 +49,7 @@ var apps = []check{
 		})
 		a.Machine, a.Spec = "lab-1", store.AppSpec{}
 		same(t, app(t, s, 1), a)
-		a.State, a.Port, a.Started, a.Reason, a.ExitCode = dspool.AppRunning, 40001, ptr(at(7)), "", ptr(3)
+		a.State, a.Port, a.Started, a.Reason, a.ExitCode = dspool.AppRunning, 40001, ptr(at(7)), dspool.Reason{}, ptr(3)
 		write(t, s, func(tx *store.Tx) error {
 			a.Since = tx.Now()
 			return tx.UpdateApp(a)

@@ -7,6 +7,7 @@ import (
 
 	"github.com/dspool/dspool"
 	"github.com/dspool/dspool/internal/store"
+	"github.com/dspool/dspool/internal/testkit"
 )
 
 func attempt(job, index int64, machines ...string) store.AttemptRow {
@@ -83,7 +84,7 @@ var attempts = []check{
 		a.State, a.Started, a.Claims[1].Started = dspool.TaskRunning, ptr(at(1)), ptr(at(2))
 		write(t, s, func(tx *store.Tx) error { return tx.UpdateAttempts([]store.AttemptRow{a}) })
 		same(t, byID(t, s, 1), []store.AttemptRow{a})
-		a.State, a.ExitCode, a.Reason, a.Ended = dspool.TaskFailed, ptr(137), "out of memory (limit 1 GiB)", ptr(at(3))
+		a.State, a.ExitCode, a.Reason, a.Ended = dspool.TaskFailed, ptr(137), dspool.Why(dspool.WhyOutOfMemory, dspool.ReasonParams{Bytes: 1 << 30}), ptr(at(3))
 		a.Claims[0].Ended, a.Claims[1].Ended = ptr(at(3)), ptr(at(4))
 		write(t, s, func(tx *store.Tx) error { return tx.UpdateAttempts([]store.AttemptRow{a}) })
 		same(t, byID(t, s, 1, 1, 99), []store.AttemptRow{a})
@@ -93,7 +94,7 @@ var attempts = []check{
 		want := place(t, s, 1, m.Name, 0)
 		changed := want[0]
 		changed.Job, changed.Index, changed.Number, changed.User, changed.Assigned = 9, 9, 9, "eve", at(9)
-		changed.Claims = []store.ClaimRow{{Machine: "x", Request: dspool.Resources{CPUs: 9}, Desired: store.Cancel, Revision: 99, Why: "x"}}
+		changed.Claims = []store.ClaimRow{{Machine: "x", Request: dspool.Resources{CPUs: 9}, Desired: store.Cancel, Revision: 99, Why: testkit.Stated("x")}}
 		write(t, s, func(tx *store.Tx) error { return tx.UpdateAttempts([]store.AttemptRow{changed}) })
 		same(t, byID(t, s, 1), want)
 	}},
@@ -229,7 +230,9 @@ var claims = []check{
 		}
 		_, rn := since(n.Name, 0)
 
-		write(t, s, func(tx *store.Tx) error { return tx.SetDesired([]int64{2, 99}, store.Cancel, "ann cancelled it") })
+		write(t, s, func(tx *store.Tx) error {
+			return tx.SetDesired([]int64{2, 99}, store.Cancel, testkit.Stated("ann cancelled it"))
+		})
 		ids, r2 := since(m.Name, r1)
 		same(t, ids, []int64{2})
 		if r2 <= r1 {
@@ -239,12 +242,14 @@ var claims = []check{
 			t.Errorf("the other machine hears of it: %v, revision %d after %d", ids, r, rn)
 		}
 		c := byID(t, s, 2)[0].Claims[0]
-		same(t, []any{c.Desired, c.Why, c.Revision}, []any{store.Cancel, "ann cancelled it", r2})
+		same(t, []any{c.Desired, c.Why, c.Revision}, []any{store.Cancel, testkit.Stated("ann cancelled it"), r2})
 
 		// The same wish again is no news; nor is a wish about what has ended.
-		write(t, s, func(tx *store.Tx) error { return tx.SetDesired([]int64{2}, store.Cancel, "ann cancelled it") })
+		write(t, s, func(tx *store.Tx) error {
+			return tx.SetDesired([]int64{2}, store.Cancel, testkit.Stated("ann cancelled it"))
+		})
 		end(t, s, as[:1], at(6))
-		write(t, s, func(tx *store.Tx) error { return tx.SetDesired([]int64{1}, store.Recall, "x") })
+		write(t, s, func(tx *store.Tx) error { return tx.SetDesired([]int64{1}, store.Recall, testkit.Stated("x")) })
 		if ids, r := since(m.Name, r2); len(ids) != 0 || r != r2 {
 			t.Errorf("news of nothing: %v, revision %d after %d", ids, r, r2)
 		}
@@ -264,7 +269,9 @@ var claims = []check{
 			if got <= last {
 				t.Fatalf("revision %d after %d", got, last)
 			}
-			write(t, s, func(tx *store.Tx) error { return tx.SetDesired([]int64{as[0].ID}, store.Recall, "elsewhere") })
+			write(t, s, func(tx *store.Tx) error {
+				return tx.SetDesired([]int64{as[0].ID}, store.Recall, testkit.Stated("elsewhere"))
+			})
 			write(t, s, func(tx *store.Tx) error { return tx.DeleteAttempts([]int64{as[0].ID}) })
 			read(t, s, func(tx *store.Tx) error {
 				as, rev, err := tx.ClaimsSince(m.Name, 0)
@@ -279,7 +286,7 @@ var claims = []check{
 	{"a wish reaches every machine of an attempt", func(t *testing.T, s *store.Store) {
 		m, n := addMachine(t, s, "batch"), addMachine(t, s, "batch")
 		insert(t, s, attempt(1, 0, m.Name, n.Name))
-		write(t, s, func(tx *store.Tx) error { return tx.SetDesired([]int64{1}, store.Cancel, "x") })
+		write(t, s, func(tx *store.Tx) error { return tx.SetDesired([]int64{1}, store.Cancel, testkit.Stated("x")) })
 		for _, name := range []string{m.Name, n.Name} {
 			read(t, s, func(tx *store.Tx) error {
 				as, rev, err := tx.ClaimsSince(name, 1)

@@ -6,6 +6,7 @@ import (
 
 	"github.com/dspool/dspool"
 	"github.com/dspool/dspool/internal/store"
+	"github.com/dspool/dspool/internal/testkit"
 )
 
 // noun proves the four verbs that the nouns of the configuration share.
@@ -47,7 +48,7 @@ var configuration = []check{
 		(*store.Tx).Shares, (*store.Tx).Share, (*store.Tx).PutShare, (*store.Tx).DeleteShare),
 	noun("image",
 		dspool.Image{Name: "a", Recipe: "/etc/a.yaml", Key: "0f", State: dspool.ImageReady, Bytes: 1 << 33, Built: ptr(at(1))},
-		dspool.Image{Name: "b"}, dspool.Image{Name: "a", State: dspool.ImageFailed, Reason: "step 3: exit 1"},
+		dspool.Image{Name: "b"}, dspool.Image{Name: "a", State: dspool.ImageFailed, Reason: testkit.Stated("step 3: exit 1")},
 		(*store.Tx).Images, (*store.Tx).Image, (*store.Tx).PutImage, (*store.Tx).DeleteImage),
 }
 

@@ -6,6 +6,7 @@ import (
 
 	"github.com/dspool/dspool"
 	"github.com/dspool/dspool/internal/store"
+	"github.com/dspool/dspool/internal/testkit"
 )
 
 func eventIDs(t *testing.T, s *store.Store, f store.EventFilter) (out []int64) {
@@ -18,7 +19,7 @@ func eventIDs(t *testing.T, s *store.Store, f store.EventFilter) (out []int64) {
 
 var events = []check{
 	{"an event comes back whole, with its number and its transaction's time", func(t *testing.T, s *store.Store) {
-		e := dspool.Event{ID: 99, Time: at(50), Actor: "planner", Kind: "machine.created", Pool: "batch", Machine: "batch-1", Job: 7, User: "ann", Message: "made", Reason: "job 7 waits"}
+		e := dspool.Event{ID: 99, Time: at(50), Actor: "planner", Kind: "machine.created", Pool: "batch", Machine: "batch-1", Job: 7, User: "ann", Message: "made", Reason: testkit.Stated("job 7 waits")}
 		write(t, s, func(tx *store.Tx) error {
 			if err := tx.AddEvent(e); err != nil {
 				return err

@@ -11,6 +11,7 @@ import (
 
 	"github.com/dspool/dspool"
 	"github.com/dspool/dspool/internal/store"
+	"github.com/dspool/dspool/internal/testkit"
 )
 
 func set(t *testing.T, array string) dspool.IndexSet {
@@ -25,7 +26,7 @@ func set(t *testing.T, array string) dspool.IndexSet {
 func newJob(t *testing.T, user, pool string) store.JobRow {
 	t.Helper()
 	return store.JobRow{UID: 20000, Share: "home", Dir: "jobs/ann", Key: "", Job: dspool.Job{
-		User: user, State: dspool.JobQueued, Reason: "waits for a machine", Pending: set(t, "1-10,20"), Created: at(1),
+		User: user, State: dspool.JobQueued, Reason: testkit.Stated("waits for a machine"), Pending: set(t, "1-10,20"), Created: at(1),
 		Tasks: dspool.Counts{Total: 11, Pending: 11},
 		Spec: dspool.JobSpec{Name: "train <&>", Pool: pool, Size: "small", Command: []string{"sh", "-c", "echo \"$A\" 'ü\n'"},
 			Env: map[string]string{"A": "1", "EMPTY": ""}, CPUs: 0.3, Memory: 1 << 62, GPUs: 1, Array: "1-10,20", MaxRunning: 3,
@@ -77,7 +78,7 @@ var jobs = []check{
 		j := newJob(t, "ann", "batch")
 		j.Key = "k"
 		j = insertJob(t, s, j)
-		j.State, j.Reason, j.Cancelling, j.Blocked, j.Dir, j.Share = dspool.JobRunning, "", true, "job 7", "jobs/ann/1", "team"
+		j.State, j.Reason, j.Cancelling, j.Blocked, j.Dir, j.Share = dspool.JobRunning, dspool.Reason{}, true, testkit.Stated("job 7"), "jobs/ann/1", "team"
 		j.Pending, j.Started, j.Ended, j.TaskSum = set(t, "20"), ptr(at(2)), ptr(at(3)), 90*time.Second
 		j.Tasks = dspool.Counts{Total: 1, Pending: 2, Assigned: 3, Running: 4, Succeeded: 5, Failed: 6, Cancelled: 7, Lost: 8}
 		changed := j

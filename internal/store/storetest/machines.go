@@ -5,6 +5,7 @@ import (
 
 	"github.com/dspool/dspool"
 	"github.com/dspool/dspool/internal/store"
+	"github.com/dspool/dspool/internal/testkit"
 )
 
 var small = dspool.Resources{CPUs: 1, Memory: 2 << 30}
@@ -39,14 +40,14 @@ func names(ms []store.MachineRow) (out []string) {
 var machines = []check{
 	{"a machine comes back as it was inserted and updated", func(t *testing.T, s *store.Store) {
 		m := store.MachineRow{Machine: dspool.Machine{Name: "batch-1", Pool: "batch", Size: "small", Resources: dspool.Resources{CPUs: 0.1, Memory: 1 << 40, GPUs: 2},
-			Price: 0.07, Image: "UbuntuDSVM", State: dspool.Creating, Reason: "job 1 waits", Health: dspool.HealthUnknown, Created: at(1)},
+			Price: 0.07, Image: "UbuntuDSVM", State: dspool.Creating, Reason: testkit.Stated("job 1 waits"), Health: dspool.HealthUnknown, Created: at(1)},
 			Disk: 10 << 30, TokenHash: "ab"}
 		write(t, s, func(tx *store.Tx) error { return tx.InsertMachine(m) })
 		same(t, machine(t, s, "batch-1"), m)
-		m.State, m.Failure, m.Cordoned, m.DrainBy = dspool.Destroying, "no answer", true, ptr(at(2))
-		m.Health, m.HealthReason, m.Address = dspool.Unhealthy, "disk full", "10.1.0.2"
-		m.AgentKey, m.Seen, m.Remove, m.Tries, m.RetryAt, m.AgentReady = "cd", at(3), "asked", 4, at(5), true
-		m.Reason, m.TokenHash, m.Image, m.HostKey = "idle", "", "other", "ssh-ed25519 AAAA"
+		m.State, m.Failure, m.Cordoned, m.DrainBy = dspool.Destroying, testkit.Stated("no answer"), true, ptr(at(2))
+		m.Health, m.HealthReason, m.Address = dspool.Unhealthy, testkit.Stated("disk full"), "10.1.0.2"
+		m.AgentKey, m.Seen, m.Remove, m.Tries, m.RetryAt, m.AgentReady = "cd", at(3), testkit.Stated("asked"), 4, at(5), true
+		m.Reason, m.TokenHash, m.Image, m.HostKey = dspool.Why(dspool.WhyIdleUnhealthy, dspool.ReasonParams{Time: dspool.Duration(6e10)}).With(testkit.Stated("disk full")), "", "other", "ssh-ed25519 AAAA"
 		write(t, s, func(tx *store.Tx) error { return tx.UpdateMachine(m) })
 		same(t, machine(t, s, "batch-1"), m)
 	}},

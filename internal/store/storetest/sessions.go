@@ -5,6 +5,7 @@ import (
 
 	"github.com/dspool/dspool"
 	"github.com/dspool/dspool/internal/store"
+	"github.com/dspool/dspool/internal/testkit"
 )
 
 var quarter = dspool.Resources{CPUs: 0.25, Memory: 1 << 29}
@@ -60,7 +61,7 @@ func sessionsSince(t *testing.T, s *store.Store, machine string, after int64) (r
 
 var sessions = []check{
 	{"a session comes back as it was inserted and updated", func(t *testing.T, s *store.Store) {
-		r := store.SessionRow{Session: dspool.Session{User: "ann", Pool: "lab", Size: "large", Reason: "no machine is free", Position: 3, Request: quarter}, UID: 20000}
+		r := store.SessionRow{Session: dspool.Session{User: "ann", Pool: "lab", Size: "large", Reason: testkit.Stated("no machine is free"), Position: 3, Request: quarter}, UID: 20000}
 		write(t, s, func(tx *store.Tx) error {
 			err := tx.InsertSession(&r)
 			if r.ID != 1 || r.State != dspool.SessionWaiting || r.Created != tx.Now() {
@@ -69,10 +70,10 @@ var sessions = []check{
 			return err
 		})
 		same(t, session(t, s, 1), r)
-		r.Machine, r.State, r.Reason, r.Position = "lab-1", dspool.SessionOpen, "", 0
+		r.Machine, r.State, r.Reason, r.Position = "lab-1", dspool.SessionOpen, dspool.Reason{}, 0
 		r.Request, r.Share = dspool.Resources{CPUs: 0.1, Memory: 5, GPUs: 1}, 0.3
-		r.Active, r.Activity, r.LastActive, r.KeepUntil = true, "python3 uses 97 % of a cpu", at(7), ptr(at(50))
-		r.Placed, r.Opened, r.Close = ptr(at(5)), ptr(at(6)), "ann was removed"
+		r.Active, r.Activity, r.LastActive, r.KeepUntil = true, testkit.Stated("python3 uses 97 % of a cpu"), at(7), ptr(at(50))
+		r.Placed, r.Opened, r.Close = ptr(at(5)), ptr(at(6)), testkit.Stated("ann was removed")
 		update(t, s, r)
 		same(t, session(t, s, 1), r)
 		closeSession(t, s, r, 9)

@@ -7,10 +7,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/dspool/dspool"
-	"github.com/dspool/dspool/internal/store"
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/dspool/dspool"
+	"github.com/dspool/dspool/internal/store"
 )
 
 // check is one claim about the store and its proof.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/dspool/dspool"
 	"github.com/dspool/dspool/internal/store"
+	"github.com/dspool/dspool/internal/testkit"
 )
 
 // A field that somebody adds to a noun and forgets here would be lost without a word.
@@ -135,6 +136,12 @@ func fill(v reflect.Value, n *int) {
 	case reflect.Struct:
 		if v.Type() == reflect.TypeFor[time.Time]() {
 			v.Set(reflect.ValueOf(at(*n)))
+			return
+		}
+		if v.Type() == reflect.TypeFor[dspool.Reason]() {
+			r := dspool.Reason{Code: dspool.ReasonCode(fmt.Sprint("code ", *n))}
+			fill(reflect.ValueOf(&r.ReasonParams).Elem(), n)
+			v.Set(reflect.ValueOf(r.With(testkit.Stated("because")))) // its text is written for every reader anew
 			return
 		}
 		for i := range v.NumField() {

@@ -10,6 +10,9 @@ MOST = 95  # of 100; the rest is JupyterHub's, which says that the server is rea
 MOST_IN_QUEUE = 20
 # With a machine, the rest is a matter of seconds.
 PLACED, PLACED_SECONDS = 50, 8
+# Codes of the API's reasons (docs/reasons.md): of steps on a machine, and of those that begin with a machine's name.
+ON_A_MACHINE = ("preparing", "app_starting")
+BEGIN_WITH_A_NAME = ("coming", "open", "app_runs")
 
 
 class Progress:
@@ -26,16 +29,19 @@ class Progress:
         self._shown = 0
         self.done = False
 
-    def step(self, message, position=0, estimate=0.0):
-        """Records a step. estimate is how many seconds it should still take; 0 is unknown."""
+    def step(self, reason, position=0, estimate=0.0):
+        """Records a step, by the API's reason or a text of the spawner's own. estimate is how many seconds it
+        should still take; 0 is unknown."""
+        if isinstance(reason, str):
+            reason = {"text": reason}
         self._queued = position > 0
         if self._queued:
             self._placed = None
-        elif self._placed is None and message.startswith(("preparing ", "starting ")):
+        elif self._placed is None and reason.get("code") in ON_A_MACHINE:
             self._placed = self._clock()
         self._ready_at = self._clock() + estimate if estimate else 0.0
         percent = self.percent()
-        text = sentence(message, position, estimate)
+        text = sentence(reason, position, estimate)
         if text and (not self._events or self._events[-1]["message"] != text):
             self._events.append({"progress": percent, "message": text})
             self._wake()
@@ -91,10 +97,10 @@ class Progress:
                 waiter.set_result(None)
 
 
-def sentence(message, position=0, estimate=0.0):
+def sentence(reason, position=0, estimate=0.0):
     """One line for a step, such as "Pool lab is full (place 2 in the queue, about 3 min)"."""
-    message = "".join(c if c.isprintable() else " " for c in message).strip()
-    if message.split(" ", 1)[0].isalpha():  # not the name of a machine
+    message = "".join(c if c.isprintable() else " " for c in str(reason.get("text") or "")).strip()
+    if reason.get("code") not in BEGIN_WITH_A_NAME:
         message = message[:1].upper() + message[1:]
     facts = []
     if position:

@@ -177,7 +177,7 @@ class PoolSpawner(PoolChoice, Spawner):
                     backoff.reset()
                     if step.get("ready") or step.get("failed"):
                         break
-                    self._progress.step(str(step.get("message") or ""), _position(step), seconds(step.get("estimate")))
+                    self._progress.step(step.get("reason") or {}, _position(step), seconds(step.get("estimate")))
                 app = await self.api.app(self.app_id)
             except Away as e:
                 self._away("follow its start", e)
@@ -249,7 +249,7 @@ class PoolSpawner(PoolChoice, Spawner):
 
     def _why(self, app):
         """Why an app is not running, in a sentence or two."""
-        code, reason = app.get("exit_code"), (app.get("reason") or "").strip()
+        code, reason = app.get("exit_code"), _text(app)
         if code is None:
             return f"JupyterLab did not start: {(reason or 'its session ended').rstrip('.')}."
         log = f"The log is ~/.local/state/dspool/{self._app_name()}.log on the pool's machines."
@@ -276,7 +276,7 @@ class PoolSpawner(PoolChoice, Spawner):
         if app.get("state") != "ended":
             return None
         code = app.get("exit_code")
-        self.log.info("The server of %s has ended (exit code %s): %s", self._log_name, code, app.get("reason", ""))
+        self.log.info("The server of %s has ended (exit code %s): %s", self._log_name, code, _text(app))
         return 1 if code is None else code
 
     async def stop(self, now=False):
@@ -377,6 +377,11 @@ class PoolSpawner(PoolChoice, Spawner):
         session = object_session(self.orm_spawner)
         if session is not None:
             session.commit()
+
+
+def _text(app):
+    """Why an app waits or how it ended, as its user reads it."""
+    return str((app.get("reason") or {}).get("text") or "").strip()
 
 
 def _position(step):
