@@ -115,7 +115,7 @@ func (c *Client) unreachable(ctx context.Context, err error) error {
 	case errors.As(err, &cert):
 		return dspool.Errorf(dspool.Forbidden, "the certificate of %s is not to be trusted: %w", c.where, cert.Err).
 			WithHint("log in with `dspool login`, which asks whether to trust it, or name in DSPOOL_CA a file with what `dspool ca` prints on the server's host")
-	case errors.As(err, &record), strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):
+	case errors.As(err, &record), errors.Is(err, http.ErrSchemeMismatch):
 		return dspool.Errorf(dspool.Invalid, "%s does not speak TLS", c.where).WithHint("is a dspool server at that address?")
 	case errors.As(err, &op) && op.Op == "dial":
 		e := dspool.Errorf(dspool.Unavailable, "%w", &home{err})

@@ -45,7 +45,7 @@ func (a *app) line(ctx context.Context) (string, error) {
 			case err == io.EOF:
 				return "", dspool.Errorf(dspool.Invalid, "stdin ended before an answer came")
 			case err != nil:
-				return "", fmt.Errorf("read stdin: %w", err)
+				return "", while(err, "read stdin")
 			case b.Len() > maxLine:
 				return "", dspool.Errorf(dspool.Invalid, "the line on stdin is longer than %s", dspool.FormatBytes(maxLine))
 			}
@@ -105,7 +105,7 @@ func readSecret(ctx context.Context) (string, error) {
 	fd := int(os.Stdin.Fd())
 	before, err := term.GetState(fd)
 	if err != nil {
-		return "", fmt.Errorf("ask on the terminal: %w", err)
+		return "", while(err, "ask on the terminal")
 	}
 	s, err := until(ctx, func() (string, error) {
 		b, err := term.ReadPassword(fd)
@@ -126,5 +126,5 @@ func become(argv []string) error {
 	if err != nil {
 		return dspool.Errorf(dspool.Unavailable, "the program %s is not installed here", argv[0]).WithHint("on Debian and Ubuntu: apt install openssh-client")
 	}
-	return fmt.Errorf("start %s: %w", path, syscall.Exec(path, argv, os.Environ()))
+	return while(syscall.Exec(path, argv, os.Environ()), "start %s", path)
 }

@@ -92,11 +92,14 @@ func (a *app) complain(err error) {
 	message, hint := err.Error(), ""
 	var d *dspool.Error
 	if errors.As(err, &d) {
-		// What was wrapped around the sentence stays in front of it.
-		message, hint = strings.TrimSuffix(message, d.Error())+d.Message, d.Hint
+		message, hint = d.Message, d.Hint
+		var task *doing
+		if errors.As(err, &task) {
+			message = task.what + ": " + message
+		}
 	}
 	problems := client.Problems(err)
-	if len(problems) == 1 && strings.Contains(message, problems[0].Message) {
+	if len(problems) == 1 { // the message is about it
 		problems = nil
 	}
 	if len(problems) > 0 {
@@ -164,4 +167,21 @@ func positional(least, most int) cobra.PositionalArgs {
 		}
 		return nil
 	}
+}
+
+// doing is what was being done when something went wrong.
+type doing struct {
+	what string
+	err  error
+}
+
+func (e *doing) Error() string { return e.what + ": " + e.err.Error() }
+func (e *doing) Unwrap() error { return e.err }
+
+// while says what was being done when err happened; nil stays nil.
+func while(err error, format string, args ...any) error {
+	if err == nil {
+		return nil
+	}
+	return &doing{fmt.Sprintf(format, args...), err}
 }

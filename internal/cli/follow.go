@@ -81,7 +81,7 @@ func (f *follower) follow(ctx context.Context) (dspool.Job, error) {
 				return job, f.unread(ctx, job)
 			}
 			if err != nil {
-				return job, fmt.Errorf("read output of job %d: %w", f.id, err)
+				return job, while(err, "read output of job %d", f.id)
 			}
 		case sig := <-f.signals:
 			line.Stop()
@@ -148,7 +148,7 @@ func (f *follower) signalled(ctx context.Context, sig os.Signal) error {
 	f.cancelledBy = sig
 	f.a.say("dspool: cancelling job %d", f.id)
 	if _, err := f.c.CancelJob(ctx, f.id); err != nil {
-		return fmt.Errorf("cancel job %d: %w", f.id, err)
+		return while(err, "cancel job %d", f.id)
 	}
 	return nil
 }
@@ -162,7 +162,7 @@ func (f *follower) unread(ctx context.Context, job dspool.Job) error {
 	}
 	f.a.say("dspool: nobody reads the output any more: cancelling job %d", f.id)
 	if _, err := f.c.CancelJob(ctx, f.id); err != nil {
-		return fmt.Errorf("cancel job %d: %w", f.id, err)
+		return while(err, "cancel job %d", f.id)
 	}
 	return end
 }

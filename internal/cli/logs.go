@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"fmt"
 	"strconv"
 
 	"github.com/spf13/cobra"
@@ -94,7 +93,7 @@ func (a *app) allLogs(ctx context.Context, c *client.Client, id int64, streams [
 			begun = true
 			a.printf("==> task %d <==\n", t.Index)
 			if err := a.taskLogs(ctx, c, id, t.Index, streams, false); err != nil {
-				return fmt.Errorf("read output of task %d: %w", t.Index, err)
+				return while(err, "read output of task %d", t.Index)
 			}
 		}
 		if !l.More || len(l.Items) == 0 {

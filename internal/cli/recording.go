@@ -170,7 +170,7 @@ func playCast(ctx context.Context, w io.Writer, cast io.Reader, speed float64, l
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
 		case err != nil:
-			return fmt.Errorf("read recording: %w", err)
+			return while(err, "read recording")
 		}
 		if speed > 0 && at > last {
 			wait := min(time.Duration((at-last)/speed*float64(time.Second)), longest)

@@ -167,7 +167,7 @@ func (a *app) submitAndFollow(ctx context.Context, c *client.Client, req api.Sub
 	}
 	task, err := c.Task(ctx, job.ID, f.index)
 	if err != nil {
-		return fmt.Errorf("read exit code of job %d: %w", job.ID, err)
+		return while(err, "read exit code of job %d", job.ID)
 	}
 	if task.State == dspool.TaskSucceeded {
 		return nil

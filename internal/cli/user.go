@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -39,7 +38,7 @@ func (a *app) userAdd() *cobra.Command {
 				return err
 			}
 			if u, err = a.furnish(ctx, c, u, pool, groups, keys); err != nil {
-				return fmt.Errorf("user %s is added, but not all of it: %w", u.Name, err)
+				return while(err, "user %s is added, but not all of it", u.Name)
 			}
 			if form == "json" {
 				return a.json(u)

@@ -19,7 +19,7 @@ func Parse(name string, text []byte, dir string) (*Config, []Problem) {
 	if _, err := parseText(file); err != nil || name == "" {
 		file = "configuration"
 	}
-	r := &reader{file: file, dir: dir, lines: map[string]int{}}
+	r := &reader{file: file, dir: dir, lines: map[string]int{}, refused: map[any]bool{}}
 	c := &Config{UIDs: DefaultUIDs, Server: Server{Listen: DefaultListen}, file: file, lines: r.lines}
 	if root := r.document(text); root != nil {
 		r.mapping(root, "", r.rootFields(c))

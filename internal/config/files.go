@@ -87,7 +87,7 @@ func (r *reader) pair(line int, where, certificate, key string) {
 	}
 	if _, err := tls.X509KeyPair(cert, secret); err != nil {
 		r.problem(nodeAt(line), "PEM files: the certificate, followed by those between it and its authority, and its key",
-			"%s and %s of %s do not fit together: %s", certificate, key, where, strings.TrimPrefix(err.Error(), "tls: "))
+			"%s and %s of %s do not fit together: %v", certificate, key, where, err)
 	}
 }
 

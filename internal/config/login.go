@@ -75,12 +75,16 @@ func (c *Config) finishLogin(r *reader) {
 		return
 	}
 	at := nodeAt(r.lines["login oidc"])
-	for _, need := range []struct{ key, value, hint string }{
-		{"issuer", o.Issuer, "for example issuer: https://login.example.org"},
-		{"client_id", o.ClientID, "the provider gives it when you register the portal"},
-		{"client_secret_file", o.ClientSecretFile, "the provider gives the secret when you register the portal"},
+	for _, need := range []struct {
+		key   string
+		value *string
+		hint  string
+	}{
+		{"issuer", &o.Issuer, "for example issuer: https://login.example.org"},
+		{"client_id", &o.ClientID, "the provider gives it when you register the portal"},
+		{"client_secret_file", &o.ClientSecretFile, "the provider gives the secret when you register the portal"},
 	} {
-		if need.value == "" && !r.problemSince(at, need.key+" of oidc") {
+		if *need.value == "" && !r.refused[need.value] {
 			r.problem(at, need.hint, "oidc has no %s", need.key)
 		}
 	}

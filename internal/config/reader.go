@@ -37,6 +37,7 @@ type reader struct {
 	problems  []Problem
 	nodes     int
 	lines     map[string]int
+	refused   map[any]bool // pointers to what a value was refused for
 }
 
 func (r *reader) problem(n *yaml.Node, hint, format string, args ...any) {
@@ -114,6 +115,7 @@ func decode(dec *yaml.Decoder, n *yaml.Node) (err error) {
 	return dec.Decode(n)
 }
 
+// syntax reports what the parser says. Its line is in the text of its error and nowhere else.
 func (r *reader) syntax(err error) {
 	m := yamlLine.FindStringSubmatchIndex(err.Error())
 	n, text := &yaml.Node{Line: 1}, err.Error()[m[1]:]
@@ -237,10 +239,12 @@ func scalar[T any](r *reader, into *T, where string, parse func(string) (T, erro
 	return func(n *yaml.Node) {
 		s, ok := r.text(n, where)
 		if !ok {
+			r.refused[into] = true
 			return
 		}
 		v, err := parse(s)
 		if err != nil {
+			r.refused[into] = true
 			r.refuse(n, where, err)
 			return
 		}
@@ -252,6 +256,8 @@ func scalar[T any](r *reader, into *T, where string, parse func(string) (T, erro
 func words(r *reader, into *[]string, where string, check func(string) error) func(*yaml.Node) {
 	return func(n *yaml.Node) {
 		*into = []string{}
+		before := len(r.problems)
+		defer func() { r.refused[into] = len(r.problems) > before }()
 		r.items(n, where, func(item *yaml.Node) {
 			s, ok := r.text(item, "an item of "+where)
 			if !ok {

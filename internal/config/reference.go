@@ -19,7 +19,7 @@ written 2GiB, 512MiB, 1.5GB; durations 90s, 10m, 2h30m, 1d. Names of users, size
 and inner "-", beginning with a letter; image names may also hold capitals, "." and "_". A relative path begins at the file's
 own directory. This page is made from the reader's own tables.
 `)
-	r := &reader{lines: map[string]int{}}
+	r := &reader{lines: map[string]int{}, refused: map[any]bool{}}
 	for _, f := range r.rootFields(&Config{}) {
 		fmt.Fprintf(&b, "\n## %s\n\n%s\n\n| key | value | default | |\n| --- | --- | --- | --- |\n", f.key, f.doc)
 		prefix := ""

@@ -190,23 +190,13 @@ func (r *reader) sizeFields(s *dspool.Size, name string) []field {
 }
 
 func (r *reader) checkSize(s *dspool.Size, n *yaml.Node, where string) {
-	// A value that was refused left its own problem in a later line of this size.
-	if s.CPUs == 0 && !r.problemSince(n, "cpus of "+where) {
+	// A value that was refused is a problem of its own already.
+	if s.CPUs == 0 && !r.refused[&s.CPUs] {
 		r.problem(n, "for example cpus: 1", "%s has no cpus", where)
 	}
-	if s.Memory == 0 && !r.problemSince(n, "memory of "+where) {
+	if s.Memory == 0 && !r.refused[&s.Memory] {
 		r.problem(n, "for example memory: 2GiB", "%s has no memory", where)
 	}
-}
-
-// problemSince says whether a problem that begins so was found from n on.
-func (r *reader) problemSince(n *yaml.Node, prefix string) bool {
-	for _, p := range r.problems {
-		if p.Line >= n.Line && strings.HasPrefix(p.Message, prefix) {
-			return true
-		}
-	}
-	return false
 }
 
 func (r *reader) shareFields(s *dspool.Share, name string) []field {
@@ -291,7 +281,7 @@ func (r *reader) checkPool(p *dspool.Pool, n *yaml.Node, where string) {
 	case one == 0:
 		p.Policy.SessionsPerMachine = DefaultSessionsPerMachine
 	}
-	if len(p.Sizes) == 0 && !r.problemSince(n, "sizes of "+where) && !r.problemSince(n, "an item of sizes of "+where) {
+	if len(p.Sizes) == 0 && !r.refused[&p.Sizes] {
 		r.problem(n, "name at least one, for example sizes: [small]", "%s has no sizes", where)
 		return
 	}
@@ -320,9 +310,9 @@ func (r *reader) door(c *Config, n *yaml.Node) {
 	var d dspool.Door
 	r.mapping(n, "a door", doorFields(r, &d))
 	switch {
-	case d.Listen == "" && !r.problemSince(n, "listen of a door"):
+	case d.Listen == "" && !r.refused[&d.Listen]:
 		r.problem(n, "for example listen: :2222", "a door has no listen")
-	case d.Pool == "" && !r.problemSince(n, "pool of a door"):
+	case d.Pool == "" && !r.refused[&d.Pool]:
 		r.problem(n, "for example pool: lab", "the door %s has no pool", d.Listen)
 	case slices.ContainsFunc(c.Doors, func(o dspool.Door) bool { return o.Listen == d.Listen }):
 		r.problem(n, "give it another port", "two doors listen at %s", d.Listen)

@@ -190,7 +190,7 @@ func TestOneLineOfBadWebOrLogin(t *testing.T) {
 		"no file":                {"web: {tls: {certificate: c.pem, key: c.key}}", "/c.pem cannot be read: no such file or directory"},
 		"a directory":            {"web: {tls: {certificate: ., key: a.key}}", "cannot be read: it is no plain file"},
 		"a device":               {"web: {tls: {certificate: /dev/zero, key: a.key}}", "/dev/zero cannot be read: it is no plain file"},
-		"another's key":          {"web: {tls: {certificate: a.pem, key: b.key}}", "do not fit together: private key does not match public key"},
+		"another's key":          {"web: {tls: {certificate: a.pem, key: b.key}}", "do not fit together: tls: private key does not match public key"},
 		"key for certificate":    {"web: {tls: {certificate: a.key, key: a.key}}", "do not fit together"},
 		"acme at home":           {"web: {tls: {acme: {}}}", "Let's Encrypt gives no certificate for localhost"},
 		"acme as a word":         {"web: {domain: a.org, tls: {acme: true}}", "acme must hold keys and values"},

@@ -8,6 +8,7 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
+
 	"github.com/dspool/dspool/internal/auth"
 	"github.com/dspool/dspool/internal/control"
 )
@@ -33,6 +34,8 @@ func New(c *control.Control, ca []byte) *Server {
 	cfg.Info.Description = "One shared pool of data-science machines. Slow actions answer 202 with an operation; " +
 		"errors are problem+json with a code for programs and a hint for people."
 	cfg.OpenAPIPath, cfg.DocsPath, cfg.SchemasPath = prefix+"/openapi", "", prefix+"/schemas"
+	format := huma.Format{Marshal: huma.DefaultJSONFormat.Marshal, Unmarshal: unmarshal}
+	cfg.Formats = map[string]huma.Format{"application/json": format, "json": format}
 	cfg.CreateHooks = nil // answers carry no $schema links
 	cfg.Components.SecuritySchemes = map[string]*huma.SecurityScheme{"token": {Type: "http", Scheme: "bearer"}}
 	cfg.Security = []map[string][]string{{"token": {}}}

@@ -7,11 +7,10 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"regexp"
-	"strings"
 	"sync"
 
 	"github.com/danielgtaylor/huma/v2"
+
 	"github.com/dspool/dspool"
 	"github.com/dspool/dspool/api"
 	"github.com/dspool/dspool/internal/control"
@@ -87,7 +86,7 @@ var useProblems = sync.OnceFunc(func() {
 		for _, err := range errs {
 			var d *huma.ErrorDetail
 			if errors.As(err, &d) {
-				p.Errors = append(p.Errors, plain(d))
+				p.Errors = append(p.Errors, api.FieldProblem{Location: d.Location, Message: d.Message})
 			} else if err != nil {
 				p.Errors = append(p.Errors, api.FieldProblem{Message: err.Error()})
 			}
@@ -99,16 +98,13 @@ var useProblems = sync.OnceFunc(func() {
 	}
 })
 
-// A number that its field cannot hold passes huma's schema and fails in encoding/json, of whose
-// error huma keeps the text.
-var noRoom = regexp.MustCompile(`^json: cannot unmarshal number (\S+) into Go struct field (\S+) of type \S+$`)
-
-// plain is a fault that huma found, in words for people.
-func plain(d *huma.ErrorDetail) api.FieldProblem {
-	m := noRoom.FindStringSubmatch(d.Message)
-	if m == nil {
-		return api.FieldProblem{Location: d.Location, Message: d.Message}
+// unmarshal is encoding/json's Unmarshal with a number that its field cannot hold, which passes huma's
+// schema, said in words for people: of the error huma keeps the text.
+func unmarshal(b []byte, v any) error {
+	err := json.Unmarshal(b, v)
+	var wrong *json.UnmarshalTypeError
+	if errors.As(err, &wrong) {
+		return fmt.Errorf("%s: the %s is not possible", wrong.Field, wrong.Value)
 	}
-	field := m[2][strings.LastIndex(m[2], ".")+1:]
-	return api.FieldProblem{Location: d.Location + "." + field, Message: "the number " + dspool.Quote(m[1]) + " is not possible"}
+	return err
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
+
 	"github.com/dspool/dspool"
 	"github.com/dspool/dspool/internal/auth"
 	"github.com/dspool/dspool/internal/control"

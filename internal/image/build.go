@@ -11,8 +11,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/dspool/dspool"
 	"golang.org/x/sys/unix"
+
+	"github.com/dspool/dspool"
 )
 
 // spaceNeeded is free disk space below which no build begins.

@@ -13,9 +13,10 @@ import (
 	"strconv"
 	"strings"
 
+	"go.yaml.in/yaml/v3"
+
 	"github.com/dspool/dspool"
 	"github.com/dspool/dspool/internal/suggest"
-	"go.yaml.in/yaml/v3"
 )
 
 var (
@@ -45,7 +46,7 @@ func (d *decoder) decode(text []byte) {
 		d.problem(nil, "the recipe is empty; it needs base: or from:")
 		return
 	} else if err != nil {
-		d.problem(nil, "%s", strings.TrimPrefix(err.Error(), "yaml: "))
+		d.problem(nil, "%v", err)
 		return
 	}
 	if err := dec.Decode(&more); err != io.EOF {

@@ -13,8 +13,9 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/dspool/dspool"
 	"go.yaml.in/yaml/v3"
+
+	"github.com/dspool/dspool"
 )
 
 var (

@@ -9,8 +9,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/dspool/dspool"
 	"golang.org/x/sys/unix"
+
+	"github.com/dspool/dspool"
 )
 
 // sweep removes the temporary directories that no running build holds. The caller

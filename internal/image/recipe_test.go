@@ -63,7 +63,7 @@ func TestLoadRecipeRefusesBadInput(t *testing.T) {
 	for _, c := range []struct{ claim, text, want string }{
 		{"an empty file", "", "r.yaml: the recipe is empty"},
 		{"a comment only", "# nothing\n", "needs"},
-		{"broken YAML", "base: {suite: trixie\n", "r.yaml: line"},
+		{"broken YAML", "base: {suite: trixie\n", "r.yaml: yaml: line"},
 		{"a list", "- a\n", "r.yaml:1: recipe must be a mapping"},
 		{"two documents", "base: {suite: trixie}\n---\nbase: {suite: sid}\n", "more than one YAML document"},
 		{"a file too large", big, "at most 1 MiB"},

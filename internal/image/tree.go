@@ -9,8 +9,9 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/dspool/dspool"
 	"golang.org/x/sys/unix"
+
+	"github.com/dspool/dspool"
 )
 
 // flatten stores parent and upper as one plain tree: hard links to the parent's files

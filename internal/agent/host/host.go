@@ -300,8 +300,9 @@ func replaceFile(path, text string, perm os.FileMode) error {
 
 // fromInit sorts init's answers from its silence.
 func fromInit(err error) error {
-	if errors.Is(err, initd.ErrRefused) {
-		return dspool.Errorf(dspool.Conflict, "%s", strings.TrimPrefix(err.Error(), initd.ErrRefused.Error()+": "))
+	var refused *initd.Refused
+	if errors.As(err, &refused) {
+		return dspool.Errorf(dspool.Conflict, "%s", refused.Why)
 	}
 	return fmt.Errorf("%w: %w", ErrAway, err)
 }

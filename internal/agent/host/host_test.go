@@ -246,7 +246,7 @@ func TestInitsAnswers(t *testing.T) {
 	if err := b.Open(t.Context(), b.directive()); !errors.Is(err, host.ErrAway) {
 		t.Errorf("silence: %v", err)
 	}
-	b.init.fault = errors.Join(initd.ErrRefused)
+	b.init.fault = &initd.Refused{}
 	if err := b.Open(t.Context(), b.directive()); err == nil || errors.Is(err, host.ErrAway) || dspool.ErrorCode(err) != dspool.Conflict {
 		t.Errorf("a refusal: %v", err)
 	}

@@ -39,8 +39,10 @@ type link struct {
 	err     error
 }
 
-// ErrRefused says that init understood a request and did not do it.
-var ErrRefused = errors.New("init refused")
+// Refused says why init, which understood a request, did not do it.
+type Refused struct{ Why string }
+
+func (e *Refused) Error() string { return "init refused: " + e.Why }
 
 func (c *Client) connect(ctx context.Context) (*link, error) {
 	c.mu.Lock()
@@ -127,7 +129,7 @@ func (c *Client) call(ctx context.Context, r request) (reply, error) {
 			return reply{}, l.failed()
 		}
 		if answer.Error != "" {
-			return reply{}, fmt.Errorf("%w: %s", ErrRefused, answer.Error)
+			return reply{}, &Refused{answer.Error}
 		}
 		return answer, nil
 	case <-ctx.Done():

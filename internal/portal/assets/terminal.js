@@ -33,7 +33,6 @@
       const m = JSON.parse(e.data);
       if (m.error) why = m.error;
       else if (m.ended) why = "The shell has ended.";
-      else if (m.message) said.textContent = m.message + (m.position ? `, place ${m.position}` : "") + (m.estimate ? `, about ${m.estimate}` : "");
     };
     socket.onclose = () => { said.textContent = why; again.hidden = false; again.focus(); };
   }
