@@ -1,10 +1,10 @@
 # dspool: `make help` lists what there is.
 SHELL := /bin/bash
-VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+VERSION ?= $(shell scripts/version)
 STATE_DIR ?= /var/lib/dspool
 export PATH := $(CURDIR)/bin:$(PATH)
 
-.PHONY: help build demo test test-cgroup2 unit bench check deps clean
+.PHONY: help build demo test test-engines test-cgroup2 unit bench check version deps clean
 
 help: ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -26,8 +26,12 @@ demo: build ## Run a real job on a pool that stands at zero, then keep serving (
 	@STATE_DIR=$(STATE_DIR) EXIT=$(EXIT) scripts/demo
 
 test: build ## Pass every test: unit, store, conformance, whole system, end to end on real machines
-	@scripts/deps test cgroup2
+	@scripts/deps test
 	scripts/test
+
+test-engines: build ## Pass the tests that need minutes or an engine of their own, such as an emulated computer
+	@scripts/deps cgroup2
+	scripts/test-engines
 
 test-cgroup2: build ## Pass the tests on an emulated computer with only cgroup v2, the provider's own among them
 	@scripts/deps cgroup2
@@ -36,9 +40,13 @@ test-cgroup2: build ## Pass the tests on an emulated computer with only cgroup v
 unit: ## Pass the tests that need neither root nor machines (under a minute)
 	go test -short ./...
 
-check: ## Format and vet
+check: ## Format and vet; go.mod says what is used
 	@test -z "$$(gofmt -l . | tee -a /dev/stderr)"
 	go vet ./...
+	go mod tidy -diff
+
+version: ## Print the version that a build has
+	@scripts/version
 
 bench: build ## Measure against named peers in the same run
 	@scripts/deps bench
