@@ -35,6 +35,8 @@ type field struct {
 type reader struct {
 	file, dir string
 	problems  []Problem
+	found     int  // problems, also those that are not kept
+	muted     bool // they are not to be kept
 	nodes     int
 	lines     map[string]int
 	refused   map[any]bool // pointers to what a value was refused for
@@ -45,7 +47,7 @@ func (r *reader) problem(n *yaml.Node, hint, format string, args ...any) {
 	if n != nil {
 		p.Line = n.Line
 	}
-	if len(r.problems) < maxProblems {
+	if r.found++; !r.muted && len(r.problems) < maxProblems {
 		r.problems = append(r.problems, p)
 	}
 }
@@ -156,6 +158,9 @@ func (r *reader) mapping(n *yaml.Node, where string, fields []field) {
 			r.problem(key, hint, "unknown key %s", at(dspool.Quote(key.Value)))
 		case value.Kind == yaml.ScalarNode && value.Tag == "!!null" && fields[i].inner == nil:
 			r.problem(key, "give a value or leave the key out", "%s is empty", at(key.Value))
+			r.muted = true // it is refused, and all is said
+			fields[i].read(value)
+			r.muted = false
 		default:
 			fields[i].read(value)
 		}
@@ -256,8 +261,8 @@ func scalar[T any](r *reader, into *T, where string, parse func(string) (T, erro
 func words(r *reader, into *[]string, where string, check func(string) error) func(*yaml.Node) {
 	return func(n *yaml.Node) {
 		*into = []string{}
-		before := len(r.problems)
-		defer func() { r.refused[into] = len(r.problems) > before }()
+		before := r.found
+		defer func() { r.refused[into] = r.found > before }()
 		r.items(n, where, func(item *yaml.Node) {
 			s, ok := r.text(item, "an item of "+where)
 			if !ok {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"strings"
 	"sync"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -92,19 +93,27 @@ var useProblems = sync.OnceFunc(func() {
 			}
 		}
 		if len(p.Errors) > 0 {
-			p.Detail = fmt.Sprintf("the request is wrong: %s: %s", p.Errors[0].Location, p.Errors[0].Message)
+			first := p.Errors[0]
+			if p.Detail = "the request is wrong: " + first.Message; first.Location != wholeBody {
+				p.Detail = fmt.Sprintf("the request is wrong: %s: %s", first.Location, first.Message)
+			}
 		}
 		return p
 	}
 })
 
-// unmarshal is encoding/json's Unmarshal with a number that its field cannot hold, which passes huma's
-// schema, said in words for people: of the error huma keeps the text.
+// unmarshal is encoding/json's Unmarshal with errors that say where in the body they are: of an error huma keeps the
+// text, with the location wholeBody. A number that its field cannot hold passes huma's schema and fails here.
 func unmarshal(b []byte, v any) error {
 	err := json.Unmarshal(b, v)
 	var wrong *json.UnmarshalTypeError
-	if errors.As(err, &wrong) {
-		return fmt.Errorf("%s: the %s is not possible", wrong.Field, wrong.Value)
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &wrong):
+		return fmt.Errorf("%s.%s: the %s is not possible", wholeBody, wrong.Field[strings.LastIndex(wrong.Field, ".")+1:], wrong.Value)
 	}
-	return err
+	return fmt.Errorf("%s: %w", wholeBody, err)
 }
+
+const wholeBody = "body"
