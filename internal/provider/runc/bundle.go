@@ -64,7 +64,9 @@ func bundle(cfg Config, g groups, spec provider.MachineSpec, cores []int, usersP
 			},
 			CgroupsPath: g.path(spec.Name),
 			Resources:   resources(cfg, g, spec, cores),
-			Sysctl:      map[string]string{"net.ipv4.ping_group_range": "0 65534"},
+			// The kernel compares the host's ids: from the first user's, which is its own, to the last of the
+			// machine's private range, which lies above and has the machine's root.
+			Sysctl: map[string]string{"net.ipv4.ping_group_range": fmt.Sprintf("%d 65534", spec.UIDs.First)},
 			MaskedPaths: []string{
 				"/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats",
 				"/proc/sched_debug", "/proc/scsi", "/proc/timer_list", "/proc/timer_stats",

@@ -134,6 +134,14 @@ func TestManners(t *testing.T) {
 		}
 	})
 
+	t.Run("its root, its users and what has another of their groups can ping", func(t *testing.T) {
+		for _, id := range []int{0, 1, 20000, 20007, 29999, 30000} {
+			if out, err := w.inside("m-1", id, "ping", "127.0.0.1"); err != nil || out != "answer from 127.0.0.1:0" {
+				t.Errorf("as %d: %q, %v", id, out, err)
+			}
+		}
+	})
+
 	t.Run("users cannot see each other's processes", func(t *testing.T) {
 		w.refused("m-1", 20000, "read", "/proc/1/stat")
 	})

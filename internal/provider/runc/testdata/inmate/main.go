@@ -13,6 +13,9 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/net/icmp"
+	"golang.org/x/net/ipv4"
 )
 
 func main() {
@@ -64,6 +67,27 @@ var actions = map[string]func(args []string) error{
 	"run": func(a []string) error {
 		out, err := exec.Command(a[0], a[1:]...).CombinedOutput()
 		fmt.Print(string(out))
+		return err
+	},
+	"ping": func(a []string) error { // as ping does where it has no rights
+		c, err := icmp.ListenPacket("udp4", "")
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		echo := icmp.Message{Type: ipv4.ICMPTypeEcho, Body: &icmp.Echo{Seq: 1, Data: []byte("ping")}}
+		packet, err := echo.Marshal(nil)
+		if err != nil {
+			return err
+		}
+		if _, err := c.WriteTo(packet, &net.UDPAddr{IP: net.ParseIP(a[0])}); err != nil {
+			return err
+		}
+		if err := c.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+			return err
+		}
+		_, from, err := c.ReadFrom(make([]byte, 1500))
+		fmt.Println("answer from", from)
 		return err
 	},
 	"fill": func(a []string) error { // writes until it is stopped or has written so many MiB
