@@ -15,8 +15,8 @@
 //
 //   - machine → gateway address: the agent port, the machine door, and DNS (53, udp and tcp);
 //   - machine → machine: only pairs given to [Net.Allow], both ways;
-//   - machine → elsewhere: only with internet, masqueraded; never 169.254.0.0/16
-//     (a cloud's metadata service), never another installation's machines;
+//   - machine → elsewhere: only with internet, masqueraded; never a cloud's
+//     metadata service, never another installation's machines;
 //   - host → machine: everything;
 //   - anything else is refused at once (TCP reset or ICMP), so that people see
 //     an error and not a hang; forged sources and IPv6 are dropped.

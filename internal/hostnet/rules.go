@@ -20,9 +20,6 @@ const (
 	elementsPerMessage = 500
 )
 
-// linkLocal holds the metadata services of clouds, with credentials of the host.
-var linkLocal = netip.MustParsePrefix("169.254.0.0/16")
-
 // rules is everything the table of one installation follows from.
 type rules struct {
 	installation string
@@ -128,6 +125,11 @@ func (r *rules) chains(c *nftables.Conn, t *nftables.Table, s sets) {
 	rule(refuse, l4proto(unix.IPPROTO_TCP), counter(), reject(unix.NFT_REJECT_TCP_RST, 0))
 	rule(refuse, counter(), reject(unix.NFT_REJECT_ICMPX_UNREACH, unix.NFT_REJECT_ICMPX_ADMIN_PROHIBITED))
 
+	closed := chain("metadata")
+	for _, p := range metadata {
+		rule(closed, inSubnet(p, offsetDaddr), goTo(refuse))
+	}
+
 	// What a machine may say to the host itself.
 	toHost := chain("to_host")
 	rule(toHost, ctState(expr.CtStateBitESTABLISHED|expr.CtStateBitRELATED), verdict(expr.VerdictAccept))
@@ -153,7 +155,7 @@ func (r *rules) chains(c *nftables.Conn, t *nftables.Table, s sets) {
 	answers := base("answers", nftables.ChainTypeFilter, nftables.ChainHookOutput, nftables.ChainPriorityRaw)
 	rule(answers, oifname(prefix, expr.CmpOpEq), saddr(r.gateway), l4proto(unix.IPPROTO_UDP), sport(dnsPort), []expr.Any{&expr.Notrack{}})
 
-	// Before anybody's DNAT, which would turn a port of the host into something else.
+	// Before anybody's DNAT, which would turn a port of the host, or a metadata service, into something else.
 	local := base("local", nftables.ChainTypeFilter, nftables.ChainHookPrerouting, nftables.ChainPriorityMangle)
 	rule(local, iifname(prefix), ctState(expr.CtStateBitINVALID), counter(), verdict(expr.VerdictDrop))
 	rule(local, iifname(prefix), ipv4(), ctState(expr.CtStateBitNEW),
@@ -162,6 +164,7 @@ func (r *rules) chains(c *nftables.Conn, t *nftables.Table, s sets) {
 			&expr.Dynset{SrcRegKey: unix.NFT_REG_1, SetName: s.conns.Name, SetID: s.conns.ID, Operation: uint32(unix.NFT_DYNSET_OP_ADD),
 				Exprs: []expr.Any{&expr.Connlimit{Count: maxConns, Flags: expr.NFT_CONNLIMIT_F_INV}}},
 		}, goTo(refuse))
+	rule(local, iifname(prefix), jump(closed))
 	rule(local, iifname(prefix),
 		[]expr.Any{
 			&expr.Fib{Register: unix.NFT_REG_1, FlagDADDR: true, ResultADDRTYPE: true},
@@ -180,7 +183,7 @@ func (r *rules) chains(c *nftables.Conn, t *nftables.Table, s sets) {
 			&expr.Lookup{SourceRegister: unix.NFT_REG32_00, SetName: s.pairs.Name, SetID: s.pairs.ID},
 		}, verdict(expr.VerdictAccept))
 	rule(outward, oifname(anyPrefix, expr.CmpOpEq), goTo(refuse))
-	rule(outward, inSubnet(linkLocal, offsetDaddr), goTo(refuse))
+	rule(outward, jump(closed)) // which somebody's DNAT may lead to
 	rule(outward, inInternet(s.internet), verdict(expr.VerdictAccept))
 	rule(outward, goTo(refuse))
 	forward := base("forward", nftables.ChainTypeFilter, nftables.ChainHookForward, nftables.ChainPriorityFilter)
@@ -292,6 +295,10 @@ func verdict(v expr.VerdictKind) []expr.Any { return []expr.Any{&expr.Verdict{Ki
 
 func goTo(c *nftables.Chain) []expr.Any {
 	return []expr.Any{&expr.Verdict{Kind: expr.VerdictGoto, Chain: c.Name}}
+}
+
+func jump(c *nftables.Chain) []expr.Any {
+	return []expr.Any{&expr.Verdict{Kind: expr.VerdictJump, Chain: c.Name}}
 }
 
 func reject(kind uint32, code uint8) []expr.Any {

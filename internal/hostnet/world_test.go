@@ -299,9 +299,9 @@ func (s *space) service() string { return at(s.addr, servicePort) }
 
 func at(a netip.Addr, port uint16) string { return netip.AddrPortFrom(a, port).String() }
 
-// uplink gives the world an "internet": a namespace with 198.51.100.1 and
-// 169.254.169.254 that is the host's default route (the host has 198.51.100.2).
-func uplink(t *testing.T, mtu int) *space {
+// uplink gives the world an "internet": a namespace with 198.51.100.1 and the other addresses
+// that is the host's default route (the host has 198.51.100.2).
+func uplink(t *testing.T, mtu int, others ...string) *space {
 	t.Helper()
 	s := newSpace(t, false)
 	s.addr = netip.MustParseAddr("198.51.100.1")
@@ -314,8 +314,9 @@ func uplink(t *testing.T, mtu int) *space {
 	s.do(func() {
 		p, err := netlink.LinkByName("up1")
 		must(t, err)
-		for _, a := range []string{"198.51.100.1/24", "169.254.169.254/32"} {
-			must(t, netlink.AddrAdd(p, address(a)))
+		must(t, netlink.AddrAdd(p, address("198.51.100.1/24")))
+		for _, a := range others {
+			must(t, netlink.AddrAdd(p, address(a+"/32")))
 		}
 		must(t, netlink.LinkSetUp(p))
 		// Without NAT, answers would find the way too: only the rules keep machines in.
