@@ -24,6 +24,8 @@ type Pool struct {
 	Shares   []string   `json:"shares" doc:"Names of the shares mounted on its machines."`
 	Internet bool       `json:"internet" doc:"Whether its machines reach other networks, by NAT."`
 	Policy   PoolPolicy `json:"policy"`
+	// PublicOnly narrows Internet.
+	PublicOnly bool `json:"public_only,omitempty" doc:"Whether its machines, of other networks, reach only the public internet."`
 	// Runs is the app that dspool itself keeps running on the pool's machine.
 	Runs string `json:"runs,omitempty" enum:"jupyterhub" doc:"The app that runs on its one machine; for kind service."`
 }

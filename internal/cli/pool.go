@@ -86,9 +86,16 @@ func (a *app) showPool(p api.PoolStatus) {
 		fact{"shrinks", fmt.Sprintf("when a machine had no work for %s", p.Policy.IdleAfter)},
 		fact{"start", fmt.Sprintf("counts as failed after %s", p.Policy.StartTimeout)},
 		fact{"kind", string(p.Kind)}, fact{"image", p.Image}, fact{"sizes", strings.Join(p.Sizes, ", ")},
-		fact{"shares", strings.Join(p.Shares, ", ")}, fact{"internet", yes(p.Internet)},
+		fact{"shares", strings.Join(p.Shares, ", ")}, fact{"internet", internet(p.Pool)},
 		fact{"sessions", sessionPolicy(p.Policy)},
 	)
+}
+
+func internet(p dspool.Pool) string {
+	if p.Internet && p.PublicOnly {
+		return "yes, without private networks"
+	}
+	return yes(p.Internet)
 }
 
 // sessionPolicy says a pool's rules for people; servers that know no sessions give none.

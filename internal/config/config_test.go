@@ -132,6 +132,8 @@ func TestOneLineOfBadInput(t *testing.T) {
 		"price infinite":      {size("price", "Inf"), `"Inf" is not a price`},
 		"price negative":      {size("price", "-0.1"), `is not a price`},
 		"disk tiny":           {size("disk", "1"), `1 B of disk is too little`},
+		"no internet, but public": {"sizes: {s: {cpus: 1, memory: 1GiB}}\npools: {p: {sizes: [s], internet: false, public_only: true}}",
+			"team.yaml:2: pool p has no internet, so its machines reach no public address either (leave public_only or internet out)"},
 		"a size without cpus": {"sizes: {s: {memory: 1GiB}}", `team.yaml:1: size s has no cpus (for example cpus: 1)`},
 		"name with newline":   {`sizes: {"a\nb": {cpus: 1, memory: 1GiB}}`, `size name "a\nb" is not allowed`},
 		"name with $()":       {`pools: {"$(id)": {}}`, `pool name "$(id)" is not allowed`},

@@ -144,7 +144,7 @@ func sizePairs(s dspool.Size) (string, []pair) {
 
 func poolPairs(p dspool.Pool) (string, []pair) {
 	return p.Name, []pair{{"kind", string(p.Kind)}, {"runs", p.Runs}, {"image", p.Image}, {"sizes", list(p.Sizes)}, {"min", fmt.Sprint(p.Min)}, {"max", fmt.Sprint(p.Max)},
-		{"spare", fmt.Sprint(p.Spare)}, {"shares", list(p.Shares)}, {"internet", fmt.Sprint(p.Internet)},
+		{"spare", fmt.Sprint(p.Spare)}, {"shares", list(p.Shares)}, {"internet", fmt.Sprint(p.Internet)}, {"public_only", fmt.Sprint(p.PublicOnly)},
 		{"idle_after", p.Policy.IdleAfter.String()}, {"start_timeout", p.Policy.StartTimeout.String()},
 		{"sessions_per_machine", fmt.Sprint(p.Policy.SessionsPerMachine)}, {"session_idle", p.Policy.SessionIdle.String()},
 		{"keep_most", p.Policy.KeepMost.String()}, {"sudo", fmt.Sprint(p.Policy.Sudo)}, {"record", fmt.Sprint(p.Policy.Record)}}

@@ -258,7 +258,9 @@ func (r *reader) poolFields(p *dspool.Pool, name string) []field {
 		{key: "max", form: "whole number", unless: "1", doc: "Machines never exceeded.", read: scalar(r, &p.Max, where("max"), parseInt(1, dspool.MaxMachines))},
 		{key: "spare", form: "whole number", unless: "0", doc: "Idle machines kept ready beyond those in use.", read: scalar(r, &p.Spare, where("spare"), parseInt(0, dspool.MaxMachines))},
 		{key: "shares", form: "list of names of shares", unless: "none", doc: "Mounted on its machines.", read: words(r, &p.Shares, where("shares"), anyWord)},
-		{key: "internet", form: "true or false", unless: "true", doc: "Whether its machines reach other networks, by NAT.", read: scalar(r, &p.Internet, where("internet"), parseBool)},
+		{key: "internet", form: "true or false", unless: "true", doc: "Whether its machines reach other networks, by NAT. Metadata services of clouds they never reach. Like `public_only`, for machines made from then on.", read: scalar(r, &p.Internet, where("internet"), parseBool)},
+		{key: "public_only", form: "true or false", unless: "false", doc: "Whether its machines reach only the public internet, and nothing of the private networks that the host reaches: 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16, 100.64.0.0/10 and the like. Networks of the site with public addresses stay open.",
+			read: scalar(r, &p.PublicOnly, where("public_only"), parseBool)},
 		{key: "policy", doc: "How the pool grows and shrinks.", inner: policy, read: func(n *yaml.Node) { r.mapping(n, "policy of pool "+name, policy) }},
 	}
 }
@@ -284,6 +286,9 @@ func (r *reader) checkPool(p *dspool.Pool, n *yaml.Node, where string) {
 	if len(p.Sizes) == 0 && !r.refused[&p.Sizes] {
 		r.problem(n, "name at least one, for example sizes: [small]", "%s has no sizes", where)
 		return
+	}
+	if p.PublicOnly && !p.Internet {
+		r.problem(n, "leave public_only or internet out", "%s has no internet, so its machines reach no public address either", where)
 	}
 	if p.Min > p.Max {
 		r.problem(n, "raise max or lower min", "%s has min %d above max %d", where, p.Min, p.Max)

@@ -81,7 +81,7 @@ func tryKernel() error {
 		return fmt.Errorf("open nftables: %w", err)
 	}
 	r := rules{installation: w.installation, subnet: w.subnet, gateway: w.gateway, ports: []uint16{1},
-		members: []member{{veth: name, address: machine, internet: true}}, pairs: [][2]netip.Addr{{machine, w.gateway}}}
+		members: []member{{veth: name, address: machine, internet: true, public: true}}, pairs: [][2]netip.Addr{{machine, w.gateway}}}
 	return r.replace(c)
 }
 

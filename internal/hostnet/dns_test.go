@@ -14,6 +14,7 @@ import (
 
 	"github.com/dspool/dspool"
 	"github.com/dspool/dspool/internal/hostnet"
+	"github.com/dspool/dspool/internal/provider"
 )
 
 func TestDNS(t *testing.T) {
@@ -25,7 +26,7 @@ func TestDNS(t *testing.T) {
 	uplink(t, 1500)
 	hostnet.HurryDNS()
 	n := open(t, "0a0b0c0d")
-	a, b, c := machine(t, n, "m-1", false), machine(t, n, "m-2", false), machine(t, n, "m-3", true)
+	a, b, c := machine(t, n, "m-1", provider.Nowhere), machine(t, n, "m-2", provider.Nowhere), machine(t, n, "m-3", provider.Everywhere)
 	must(t, n.Allow("m-1", "m-2"))
 	server := at(n.Nameserver(), 53)
 
@@ -69,7 +70,7 @@ func TestDNS(t *testing.T) {
 	})
 	t.Run("no machine takes a name of the door", func(t *testing.T) {
 		for _, name := range []string{"api", "hub", "proxy", "app"} {
-			if _, err := n.Plug(t.Context(), name, a.pid, false); dspool.ErrorCode(err) != dspool.Invalid {
+			if _, err := n.Plug(t.Context(), name, a.pid, provider.Nowhere); dspool.ErrorCode(err) != dspool.Invalid {
 				t.Errorf("%s: %v", name, err)
 			}
 		}
@@ -78,7 +79,7 @@ func TestDNS(t *testing.T) {
 		bare, err := hostnet.Open(t.Context(), hostnet.Options{Installation: "0a0b0c0e", StateDir: t.TempDir(), AgentPort: agentPort})
 		must(t, err)
 		defer bare.Close()
-		m := machine(t, bare, "m-1", false)
+		m := machine(t, bare, "m-1", provider.Nowhere)
 		for _, name := range append(doors, "app.dspool.internal.") {
 			m.wantRcode(t, at(bare.Nameserver(), 53), name, dns.TypeA, dns.RcodeNameError)
 		}

@@ -15,8 +15,9 @@
 //
 //   - machine → gateway address: the agent port, the machine door, and DNS (53, udp and tcp);
 //   - machine → machine: only pairs given to [Net.Allow], both ways;
-//   - machine → elsewhere: only with internet, masqueraded; never a cloud's
-//     metadata service, never another installation's machines;
+//   - machine → elsewhere: only with internet, masqueraded, and private networks
+//     only where that is wanted; never a cloud's metadata service, never another
+//     installation's machines;
 //   - host → machine: everything;
 //   - anything else is refused at once (TCP reset or ICMP), so that people see
 //     an error and not a hang; forged sources and IPv6 are dropped.

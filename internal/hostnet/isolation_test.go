@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -19,6 +18,8 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
+
+	"github.com/dspool/dspool/internal/provider"
 )
 
 func TestMachinesAreIsolated(t *testing.T) {
@@ -27,7 +28,7 @@ func TestMachinesAreIsolated(t *testing.T) {
 	}
 	inet := uplink(t, 1500)
 	n := open(t, "0a0b0c0d")
-	a, b, c := machine(t, n, "batch-1", false), machine(t, n, "batch-2", false), machine(t, n, "batch-3", true)
+	a, b, c := machine(t, n, "batch-1", provider.Nowhere), machine(t, n, "batch-2", provider.Nowhere), machine(t, n, "batch-3", provider.Everywhere)
 	gw := n.Gateway()
 	serveHost(t, at(gw, agentPort))
 	serveHost(t, at(gw, doorPort))
@@ -167,92 +168,13 @@ func TestMachinesAreIsolated(t *testing.T) {
 	})
 }
 
-func TestInternet(t *testing.T) {
-	if !inWorld(t) {
-		return
-	}
-	services := []string{"169.254.169.254", "169.254.169.253", "169.254.170.2", "169.254.170.23", "169.254.0.23", "169.254.42.42",
-		"168.63.129.16", "100.100.100.200", "192.0.0.192"}
-	near := []string{"168.63.129.17", "100.100.100.100", "192.0.0.193"}
-	inet := uplink(t, 1380, slices.Concat(services, near)...)
-	n := open(t, "0a0b0c0d")
-	with, without := machine(t, n, "with", true), machine(t, n, "without", false)
-
-	t.Run("only a machine with internet gets out, behind the host's address", func(t *testing.T) {
-		if s := with.mustReach("198.51.100.1:80"); s.peer != "198.51.100.2" {
-			t.Errorf("seen as %s", s.peer)
-		}
-		without.mustNotReach("198.51.100.1:80")
-	})
-	t.Run("nobody reaches a metadata service", func(t *testing.T) {
-		for _, a := range services {
-			c, err := dial(a + ":80")
-			if err != nil {
-				t.Fatalf("%s does not serve: %v", a, err)
-			}
-			c.Close()
-			with.mustNotReach(a + ":80")
-			without.mustNotReach(a + ":80")
-		}
-	})
-	t.Run("the addresses beside are only addresses", func(t *testing.T) {
-		for _, a := range near {
-			with.mustReach(a + ":80")
-		}
-	})
-	t.Run("nobody reaches a metadata service that the host's DNAT leads elsewhere, or leads to", func(t *testing.T) {
-		drop := publish(t, 80, inet.addr, 80) // every packet for port 80, so also the service's
-		with.mustNotReach("169.254.169.254:80")
-		drop()
-		drop = publish(t, 8080, netip.MustParseAddr("168.63.129.16"), 80)
-		defer drop()
-		with.mustNotReach("198.51.100.1:8080")
-	})
-	t.Run("nothing of IPv6 gets past the rules, should somebody give it to the host's end", func(t *testing.T) {
-		must(t, os.WriteFile("/proc/sys/net/ipv6/conf/all/forwarding", []byte("1"), 0))
-		services := []string{"fe80::a9fe:a9fe", "fd00:ec2::254", "fd20:ce::254", "fd00:c1::a9fe:a9fe", "fd00:42::42", "64:ff9b::a9fe:a9fe", "::ffff:169.254.169.254"}
-		veth := interfaces(t, "dsp0a0b0c0d")
-		waitFor(t, "the drop of every packet", func() bool { // it may be taken from the host's end at any time
-			for _, name := range veth {
-				must(t, os.WriteFile("/proc/sys/net/ipv6/conf/"+name+"/disable_ipv6", []byte("0"), 0))
-			}
-			before := dropped(t, "dspool_0a0b0c0d", "source_of_machine")
-			with.sendIPv6(services...)
-			return dropped(t, "dspool_0a0b0c0d", "source_of_machine") == before+uint64(len(services))
-		})
-	})
-	t.Run("a machine's MTU is that of the default route", func(t *testing.T) {
-		with.do(func() {
-			l, err := netlink.LinkByName("eth0")
-			must(t, err)
-			if l.Attrs().MTU != 1380 {
-				t.Errorf("MTU %d", l.Attrs().MTU)
-			}
-		})
-	})
-	t.Run("internet can be given and taken by plugging again", func(t *testing.T) {
-		for _, internet := range []bool{true, false} {
-			addr, err := n.Plug(t.Context(), "without", without.pid, internet)
-			must(t, err)
-			if addr != without.addr {
-				t.Fatalf("address changed to %s", addr)
-			}
-			if internet {
-				without.mustReach("198.51.100.1:80")
-			} else {
-				without.mustNotReach("198.51.100.1:80")
-			}
-		}
-	})
-}
-
 func TestConnectionsOfOneMachineAreLimited(t *testing.T) {
 	if !inWorld(t) {
 		return
 	}
 	inet := uplink(t, 1500)
 	n := open(t, "0a0b0c0d")
-	greedy, modest := machine(t, n, "greedy", true), machine(t, n, "modest", true)
+	greedy, modest := machine(t, n, "greedy", provider.Everywhere), machine(t, n, "modest", provider.Everywhere)
 	var packets [][]byte
 	for port := range uint16(10000) {
 		packets = append(packets, datagram(greedy.addr, 1024+port, netip.AddrPortFrom(inet.addr, 9), "x"))
@@ -275,7 +197,7 @@ func TestTwoInstallationsLiveSideBySide(t *testing.T) {
 	}
 	uplink(t, 1500)
 	one, two := open(t, "11111111"), open(t, "22222222")
-	a, b := machine(t, one, "lab-1", true), machine(t, two, "lab-1", true)
+	a, b := machine(t, one, "lab-1", provider.Everywhere), machine(t, two, "lab-1", provider.Everywhere)
 	for _, n := range []netip.Addr{one.Gateway(), two.Gateway()} {
 		serveHost(t, at(n, agentPort))
 	}
@@ -321,7 +243,7 @@ func TestRulesComeBackWhenSomebodyFlushesThem(t *testing.T) {
 		return
 	}
 	n := open(t, "0a0b0c0d")
-	a, b, c := machine(t, n, "m-1", false), machine(t, n, "m-2", false), machine(t, n, "m-3", false)
+	a, b, c := machine(t, n, "m-1", provider.Nowhere), machine(t, n, "m-2", provider.Nowhere), machine(t, n, "m-3", provider.Nowhere)
 	must(t, n.Allow("m-1", "m-2"))
 	for range 3 {
 		conn, err := nftables.New()
@@ -340,7 +262,7 @@ func TestBridgeComesBackWhenSomebodyRemovesIt(t *testing.T) {
 	}
 	n := open(t, "0a0b0c0e")
 	serveHost(t, at(n.Gateway(), agentPort))
-	a := machine(t, n, "m-1", false)
+	a := machine(t, n, "m-1", provider.Nowhere)
 	bridge, err := netlink.LinkByName("dsp0a0b0c0e")
 	must(t, err)
 	for range 3 {
@@ -356,7 +278,7 @@ func TestBridgeComesBackWhenSomebodyRemovesIt(t *testing.T) {
 			c, err := a.dial(at(n.Gateway(), agentPort))
 			return err == nil && c.echo() == nil
 		})
-		machine(t, n, "m-2", false).mustReach(at(n.Gateway(), agentPort))
+		machine(t, n, "m-2", provider.Nowhere).mustReach(at(n.Gateway(), agentPort))
 		must(t, n.Unplug(t.Context(), "m-2"))
 	}
 }
@@ -466,28 +388,6 @@ func (s *space) sendRaw(to netip.Addr, packets ...[]byte) {
 		defer unix.Close(fd)
 		for _, p := range packets {
 			must(s.t, unix.Sendto(fd, p, 0, &unix.SockaddrInet4{Addr: to.As4()}))
-		}
-	})
-}
-
-// sendIPv6 sends a packet to each address as a machine could that has its eth0 under control.
-func (s *space) sendIPv6(to ...string) {
-	s.t.Helper()
-	s.do(func() {
-		nic, err := netlink.LinkByName("eth0")
-		must(s.t, err)
-		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM, 0)
-		must(s.t, err)
-		defer unix.Close(fd)
-		gateway, err := netlink.NeighList(nic.Attrs().Index, netlink.FAMILY_V4)
-		must(s.t, err)
-		there := &unix.SockaddrLinklayer{Protocol: 0xdd86, Ifindex: nic.Attrs().Index, Halen: 6}
-		copy(there.Addr[:], gateway[0].HardwareAddr)
-		for _, a := range to {
-			p := []byte{0x60, 0, 0, 0, 0, 8, unix.IPPROTO_UDP, 64}
-			from, dst := netip.MustParseAddr("fd00::1").As16(), netip.MustParseAddr(a).As16()
-			p = append(append(append(p, from[:]...), dst[:]...), 0x10, 0, 0, 80, 0, 8, 0, 0)
-			must(s.t, unix.Sendto(fd, p, 0, there))
 		}
 	})
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/dspool/dspool"
 	"github.com/dspool/dspool/internal/hostnet"
+	"github.com/dspool/dspool/internal/provider"
 )
 
 func TestNextServerAdoptsTheNetwork(t *testing.T) {
@@ -25,7 +26,7 @@ func TestNextServerAdoptsTheNetwork(t *testing.T) {
 	}
 	uplink(t, 1500)
 	first := open(t, "0a0b0c0d")
-	a, b := machine(t, first, "m-1", true), machine(t, first, "m-2", false)
+	a, b := machine(t, first, "m-1", provider.Everywhere), machine(t, first, "m-2", provider.Nowhere)
 	must(t, first.Allow("m-1", "m-2"))
 	serveHost(t, at(first.Gateway(), agentPort))
 	fromHost, err := dial(a.service())
@@ -37,7 +38,7 @@ func TestNextServerAdoptsTheNetwork(t *testing.T) {
 		"machine to internet": a.mustReach("198.51.100.1:80"),
 	}
 	gone := newSpace(t, true)
-	goneAddr, err := first.Plug(t.Context(), "m-3", gone.pid, false)
+	goneAddr, err := first.Plug(t.Context(), "m-3", gone.pid, provider.Nowhere)
 	must(t, err)
 	gone.end() // its machine died; nobody unplugged it
 
@@ -50,7 +51,7 @@ func TestNextServerAdoptsTheNetwork(t *testing.T) {
 	})
 	must(t, first.Close())
 	must(t, first.Close())
-	if _, err := first.Plug(t.Context(), "m-4", a.pid, false); err == nil {
+	if _, err := first.Plug(t.Context(), "m-4", a.pid, provider.Nowhere); err == nil {
 		t.Error("a closed network plugs")
 	}
 	second := open(t, "0a0b0c0d")
@@ -80,7 +81,7 @@ func TestNextServerAdoptsTheNetwork(t *testing.T) {
 	})
 	t.Run("a machine that comes back gets its old address", func(t *testing.T) {
 		again := newSpace(t, true)
-		addr, err := second.Plug(t.Context(), "m-3", again.pid, false)
+		addr, err := second.Plug(t.Context(), "m-3", again.pid, provider.Nowhere)
 		must(t, err)
 		if addr != goneAddr {
 			t.Errorf("%s, before %s", addr, goneAddr)
@@ -112,11 +113,11 @@ func TestPlug(t *testing.T) {
 	}
 	n := open(t, "0a0b0c0d")
 	t.Run("a second Plug changes nothing and drops nothing", func(t *testing.T) {
-		m := machine(t, n, "same", false)
+		m := machine(t, n, "same", provider.Nowhere)
 		live, err := dial(m.service())
 		must(t, err)
 		for range 3 {
-			addr, err := n.Plug(t.Context(), "same", m.pid, false)
+			addr, err := n.Plug(t.Context(), "same", m.pid, provider.Nowhere)
 			must(t, err)
 			if addr != m.addr {
 				t.Errorf("address %s, before %s", addr, m.addr)
@@ -128,23 +129,23 @@ func TestPlug(t *testing.T) {
 		}
 	})
 	t.Run("a second Plug completes a half-made first", func(t *testing.T) {
-		m := machine(t, n, "half", false)
+		m := machine(t, n, "half", provider.Nowhere)
 		m.do(func() {
 			l, err := netlink.LinkByName("eth0")
 			must(t, err)
 			must(t, netlink.LinkSetDown(l))
 			must(t, netlink.AddrDel(l, address(m.addr.String()+"/20")))
 		})
-		_, err := n.Plug(t.Context(), "half", m.pid, false)
+		_, err := n.Plug(t.Context(), "half", m.pid, provider.Nowhere)
 		must(t, err)
 		s, err := dial(m.service())
 		must(t, err)
 		s.Close()
 	})
 	t.Run("plugging another namespace moves the machine there with its address", func(t *testing.T) {
-		old := machine(t, n, "moves", false)
+		old := machine(t, n, "moves", provider.Nowhere)
 		next := newSpace(t, true)
-		addr, err := n.Plug(t.Context(), "moves", next.pid, false)
+		addr, err := n.Plug(t.Context(), "moves", next.pid, provider.Nowhere)
 		must(t, err)
 		next.addr = addr
 		next.serve(fmt.Sprintf(":%d", servicePort+1))
@@ -163,14 +164,14 @@ func TestPlug(t *testing.T) {
 	t.Run("the host's own namespace, a missing process and a bad name are refused", func(t *testing.T) {
 		runtime.LockOSThread() // the process's first thread may be in a machine's namespace
 		defer runtime.UnlockOSThread()
-		if _, err := n.Plug(t.Context(), "bad", unix.Gettid(), false); dspool.ErrorCode(err) != dspool.Invalid {
+		if _, err := n.Plug(t.Context(), "bad", unix.Gettid(), provider.Nowhere); dspool.ErrorCode(err) != dspool.Invalid {
 			t.Errorf("own namespace: %v", err)
 		}
-		if _, err := n.Plug(t.Context(), "bad", 1<<22+1, false); !errors.Is(err, os.ErrNotExist) {
+		if _, err := n.Plug(t.Context(), "bad", 1<<22+1, provider.Nowhere); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("missing process: %v", err)
 		}
 		for _, name := range []string{"", "UP", "a.b", "../x", "a+b", "-a", "a\n"} {
-			if _, err := n.Plug(t.Context(), name, os.Getpid(), false); dspool.ErrorCode(err) != dspool.Invalid {
+			if _, err := n.Plug(t.Context(), name, os.Getpid(), provider.Nowhere); dspool.ErrorCode(err) != dspool.Invalid {
 				t.Errorf("%q: %v", name, err)
 			}
 		}
@@ -182,7 +183,7 @@ func TestPlug(t *testing.T) {
 		for i := range 5 {
 			m := newSpace(t, true)
 			name := fmt.Sprintf("turn-%d", i)
-			addr, err := n.Plug(t.Context(), name, m.pid, false)
+			addr, err := n.Plug(t.Context(), name, m.pid, provider.Nowhere)
 			must(t, err)
 			if seen[addr] {
 				t.Errorf("%s given twice", addr)
@@ -201,7 +202,7 @@ func TestPlug(t *testing.T) {
 		begin := time.Now()
 		for i, s := range spaces {
 			wg.Go(func() {
-				addr, err := n.Plug(t.Context(), fmt.Sprintf("crowd-%d", i), s.pid, i%2 == 0)
+				addr, err := n.Plug(t.Context(), fmt.Sprintf("crowd-%d", i), s.pid, provider.Reach(i%3))
 				if err != nil {
 					t.Error(err)
 				}
@@ -234,7 +235,7 @@ func TestPlug(t *testing.T) {
 			s := newSpace(t, true)
 			name := fmt.Sprintf("quick-%d", i)
 			begin := time.Now()
-			_, err := n.Plug(t.Context(), name, s.pid, true)
+			_, err := n.Plug(t.Context(), name, s.pid, provider.Everywhere)
 			must(t, err)
 			plugged := time.Now()
 			must(t, n.Unplug(t.Context(), name))
@@ -315,10 +316,10 @@ func TestSubnet(t *testing.T) {
 		n, err := hostnet.Open(t.Context(), o)
 		must(t, err)
 		for i := range 13 { // all that a /28 has
-			_, err := n.Plug(t.Context(), fmt.Sprintf("m-%d", i), newSpace(t, true).pid, false)
+			_, err := n.Plug(t.Context(), fmt.Sprintf("m-%d", i), newSpace(t, true).pid, provider.Nowhere)
 			must(t, err)
 		}
-		if _, err := n.Plug(t.Context(), "m-13", newSpace(t, true).pid, false); dspool.ErrorCode(errors.Unwrap(err)) != dspool.Unavailable {
+		if _, err := n.Plug(t.Context(), "m-13", newSpace(t, true).pid, provider.Nowhere); dspool.ErrorCode(errors.Unwrap(err)) != dspool.Unavailable {
 			t.Errorf("a 14th address: %v", err)
 		}
 		must(t, n.Close())

@@ -145,7 +145,7 @@ func (n *Net) rules() *rules {
 }
 
 func (n *Net) member(r record) member {
-	return member{veth: vethName(n.wire.installation, offsetOf(n.wire.subnet, r.Address)), address: r.Address, internet: r.Internet}
+	return member{veth: vethName(n.wire.installation, offsetOf(n.wire.subnet, r.Address)), address: r.Address, internet: r.Internet, public: r.PublicOnly}
 }
 
 // Gateway is the host's address as machines see it.

@@ -10,14 +10,14 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/dspool/dspool"
+	"github.com/dspool/dspool/internal/provider"
 )
 
 // Plug joins the network namespace of process pid to the host as the machine's
 // eth0 and returns the machine's address. It is idempotent: a second call completes
 // or repairs what the first did, and moves the machine to another namespace when
-// pid has another. internet says whether the machine reaches other networks; a
-// later call may change it.
-func (n *Net) Plug(ctx context.Context, machine string, pid int, internet bool) (netip.Addr, error) {
+// pid has another. A later call may change which other networks the machine reaches.
+func (n *Net) Plug(ctx context.Context, machine string, pid int, reach provider.Reach) (netip.Addr, error) {
 	if err := checkMachine(machine); err != nil {
 		return netip.Addr{}, err
 	}
@@ -30,7 +30,7 @@ func (n *Net) Plug(ctx context.Context, machine string, pid int, internet bool) 
 	}
 	defer leave()
 	defer n.plugs.lock(machine)()
-	addr, err := n.admit(machine, internet)
+	addr, err := n.admit(machine, reach)
 	if err != nil {
 		return netip.Addr{}, fmt.Errorf("plug machine %s: %w", machine, err)
 	}
@@ -41,14 +41,14 @@ func (n *Net) Plug(ctx context.Context, machine string, pid int, internet bool) 
 }
 
 // admit gives the machine its address and tells the rules.
-func (n *Net) admit(machine string, internet bool) (netip.Addr, error) {
+func (n *Net) admit(machine string, reach provider.Reach) (netip.Addr, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	old, known := n.machines[machine]
-	if known && old.Internet == internet {
+	r := record{Address: old.Address, Internet: reach != provider.Nowhere, PublicOnly: reach == provider.Public}
+	if known && old == r {
 		return old.Address, nil
 	}
-	r := record{Address: old.Address, Internet: internet}
 	if !known {
 		var err error
 		if r.Address, err = n.freeAddress(); err != nil {
@@ -65,15 +65,10 @@ func (n *Net) admit(machine string, internet bool) (netip.Addr, error) {
 		if !known {
 			errs = append(errs, c.SetAddElements(s.bound, []nftables.SetElement{m.boundKey()}))
 		}
-		if internet {
-			errs = append(errs, c.SetAddElements(s.internet, []nftables.SetElement{m.addressKey()}))
-		} else if known {
-			errs = append(errs, c.SetDeleteElements(s.internet, []nftables.SetElement{m.addressKey()}))
-		}
-		return errors.Join(errs...)
+		return errors.Join(append(errs, m.move(c, s.internet, old.Internet, r.Internet), m.move(c, s.public, old.PublicOnly, r.PublicOnly))...)
 	})
 	if err != nil {
-		if known {
+		if known && (!r.Internet || r.PublicOnly) {
 			n.machines[machine] = old
 			return netip.Addr{}, errors.Join(err, n.state.writeMachine(machine, old))
 		}
@@ -81,7 +76,7 @@ func (n *Net) admit(machine string, internet bool) (netip.Addr, error) {
 		delete(n.byAddr, r.Address)
 		return netip.Addr{}, errors.Join(err, n.state.removeMachine(machine))
 	}
-	if known && !internet {
+	if known && (!r.Internet || r.PublicOnly) {
 		n.wire.forgetConnections(netip.PrefixFrom(r.Address, 32))
 	}
 	return r.Address, nil
@@ -169,9 +164,9 @@ func (n *Net) dismiss(machine string, addr netip.Addr) error {
 	delete(n.byAddr, addr)
 	return n.change(func(c *nftables.Conn, s sets) error {
 		m := n.member(r)
-		errs := []error{c.SetDeleteElements(s.bound, []nftables.SetElement{m.boundKey()})}
-		if r.Internet {
-			errs = append(errs, c.SetDeleteElements(s.internet, []nftables.SetElement{m.addressKey()}))
+		errs := []error{
+			c.SetDeleteElements(s.bound, []nftables.SetElement{m.boundKey()}),
+			m.move(c, s.internet, r.Internet, false), m.move(c, s.public, r.PublicOnly, false),
 		}
 		for _, p := range lost {
 			errs = append(errs, c.SetDeleteElements(s.pairs, pairKeys(p[0], p[1])))

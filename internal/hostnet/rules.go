@@ -34,10 +34,11 @@ type member struct {
 	veth     string
 	address  netip.Addr
 	internet bool
+	public   bool // and nothing private
 }
 
 // sets of the table that change while machines come and go.
-type sets struct{ bound, internet, pairs, conns *nftables.Set }
+type sets struct{ bound, internet, public, pairs, conns *nftables.Set }
 
 func (r *rules) table() *nftables.Table {
 	return &nftables.Table{Name: tableName(r.installation), Family: nftables.TableFamilyINet}
@@ -51,6 +52,7 @@ func (r *rules) sets(t *nftables.Table) sets {
 	return sets{
 		bound:    &nftables.Set{Table: t, ID: 1, Name: "bound", KeyType: nicAndAddress, Concatenation: true},
 		internet: &nftables.Set{Table: t, ID: 2, Name: "internet", KeyType: nftables.TypeIPAddr},
+		public:   &nftables.Set{Table: t, ID: 5, Name: "public", KeyType: nftables.TypeIPAddr},
 		pairs:    &nftables.Set{Table: t, ID: 3, Name: "pairs", KeyType: addresses, Concatenation: true},
 		conns:    &nftables.Set{Table: t, ID: 4, Name: "conns", KeyType: nftables.TypeIPAddr, Dynamic: true, Size: 1 << 16},
 	}
@@ -67,6 +69,17 @@ func (m member) addressKey() nftables.SetElement {
 	return nftables.SetElement{Key: m.address.AsSlice()}
 }
 
+// move brings the machine's address from where it was, within the set or not, to where it is.
+func (m member) move(c *nftables.Conn, s *nftables.Set, was, is bool) error {
+	switch {
+	case is && !was:
+		return c.SetAddElements(s, []nftables.SetElement{m.addressKey()})
+	case was && !is:
+		return c.SetDeleteElements(s, []nftables.SetElement{m.addressKey()})
+	}
+	return nil
+}
+
 func pairKeys(a, b netip.Addr) []nftables.SetElement {
 	x, y := a.AsSlice(), b.AsSlice()
 	return []nftables.SetElement{{Key: slices.Concat(x, y)}, {Key: slices.Concat(y, x)}}
@@ -79,11 +92,14 @@ func (r *rules) replace(c *nftables.Conn) error {
 	c.DelTable(t)
 	c.AddTable(t)
 	s := r.sets(t)
-	var bound, internet, pairs []nftables.SetElement
+	var bound, internet, public, pairs []nftables.SetElement
 	for _, m := range r.members {
 		bound = append(bound, m.boundKey())
 		if m.internet {
 			internet = append(internet, m.addressKey())
+		}
+		if m.public {
+			public = append(public, m.addressKey())
 		}
 	}
 	for _, p := range r.pairs {
@@ -92,7 +108,7 @@ func (r *rules) replace(c *nftables.Conn) error {
 	for _, e := range []struct {
 		set      *nftables.Set
 		elements []nftables.SetElement
-	}{{s.bound, bound}, {s.internet, internet}, {s.pairs, pairs}, {s.conns, nil}} {
+	}{{s.bound, bound}, {s.internet, internet}, {s.public, public}, {s.pairs, pairs}, {s.conns, nil}} {
 		if err := c.AddSet(e.set, nil); err != nil {
 			return fmt.Errorf("write nft set %s: %w", e.set.Name, err)
 		}
@@ -125,10 +141,14 @@ func (r *rules) chains(c *nftables.Conn, t *nftables.Table, s sets) {
 	rule(refuse, l4proto(unix.IPPROTO_TCP), counter(), reject(unix.NFT_REJECT_TCP_RST, 0))
 	rule(refuse, counter(), reject(unix.NFT_REJECT_ICMPX_UNREACH, unix.NFT_REJECT_ICMPX_ADMIN_PROHIBITED))
 
-	closed := chain("metadata")
-	for _, p := range metadata {
-		rule(closed, inSubnet(p, offsetDaddr), goTo(refuse))
+	refusing := func(name string, list []netip.Prefix) *nftables.Chain {
+		ch := chain(name)
+		for _, p := range list {
+			rule(ch, inSubnet(p, offsetDaddr), goTo(refuse))
+		}
+		return ch
 	}
+	closed := refusing("metadata", metadata)
 
 	// What a machine may say to the host itself.
 	toHost := chain("to_host")
@@ -184,7 +204,8 @@ func (r *rules) chains(c *nftables.Conn, t *nftables.Table, s sets) {
 		}, verdict(expr.VerdictAccept))
 	rule(outward, oifname(anyPrefix, expr.CmpOpEq), goTo(refuse))
 	rule(outward, jump(closed)) // which somebody's DNAT may lead to
-	rule(outward, inInternet(s.internet), verdict(expr.VerdictAccept))
+	rule(outward, fromOneOf(s.public), jump(refusing("private", private)))
+	rule(outward, fromOneOf(s.internet), verdict(expr.VerdictAccept))
 	rule(outward, goTo(refuse))
 	forward := base("forward", nftables.ChainTypeFilter, nftables.ChainHookForward, nftables.ChainPriorityFilter)
 	rule(forward, iifname(prefix), goTo(outward))
@@ -192,115 +213,5 @@ func (r *rules) chains(c *nftables.Conn, t *nftables.Table, s sets) {
 	rule(forward, oifname(prefix, expr.CmpOpEq), goTo(refuse))
 
 	nat := base("nat", nftables.ChainTypeNAT, nftables.ChainHookPostrouting, nftables.ChainPriorityNATSource)
-	rule(nat, inInternet(s.internet), oifname(prefix, expr.CmpOpNeq), []expr.Any{&expr.Masq{}})
-}
-
-// Offsets of the addresses in an IPv4 header.
-const (
-	offsetSaddr = 12
-	offsetDaddr = 16
-)
-
-// iifname matches names that begin with prefix: a shorter comparison is a prefix
-// to the kernel.
-func iifname(prefix string) []expr.Any {
-	return []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: unix.NFT_REG_1},
-		&expr.Cmp{Register: unix.NFT_REG_1, Op: expr.CmpOpEq, Data: []byte(prefix)},
-	}
-}
-
-func oifname(prefix string, op expr.CmpOp) []expr.Any {
-	return []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: unix.NFT_REG_1},
-		&expr.Cmp{Register: unix.NFT_REG_1, Op: op, Data: []byte(prefix)},
-	}
-}
-
-func notLoopback() []expr.Any {
-	return []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: unix.NFT_REG_1},
-		&expr.Cmp{Register: unix.NFT_REG_1, Op: expr.CmpOpNeq, Data: []byte("lo\x00")},
-	}
-}
-
-func nfproto(p byte, op expr.CmpOp) []expr.Any {
-	return []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: unix.NFT_REG_1},
-		&expr.Cmp{Register: unix.NFT_REG_1, Op: op, Data: []byte{p}},
-	}
-}
-
-// ipv4 must precede every look at an address: the table sees both families, and
-// the bytes of an IPv6 header there mean something else.
-func ipv4() []expr.Any { return nfproto(unix.NFPROTO_IPV4, expr.CmpOpEq) }
-
-func l4proto(p byte) []expr.Any {
-	return []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: unix.NFT_REG_1},
-		&expr.Cmp{Register: unix.NFT_REG_1, Op: expr.CmpOpEq, Data: []byte{p}},
-	}
-}
-
-func payloadIs(base expr.PayloadBase, offset uint32, data []byte) []expr.Any {
-	return []expr.Any{
-		&expr.Payload{DestRegister: unix.NFT_REG_1, Base: base, Offset: offset, Len: uint32(len(data))},
-		&expr.Cmp{Register: unix.NFT_REG_1, Op: expr.CmpOpEq, Data: data},
-	}
-}
-
-func saddr(a netip.Addr) []expr.Any {
-	return slices.Concat(ipv4(), payloadIs(expr.PayloadBaseNetworkHeader, offsetSaddr, a.AsSlice()))
-}
-
-func daddr(a netip.Addr) []expr.Any {
-	return slices.Concat(ipv4(), payloadIs(expr.PayloadBaseNetworkHeader, offsetDaddr, a.AsSlice()))
-}
-
-func sport(p uint16) []expr.Any {
-	return payloadIs(expr.PayloadBaseTransportHeader, 0, binary.BigEndian.AppendUint16(nil, p))
-}
-
-func dport(p uint16) []expr.Any {
-	return payloadIs(expr.PayloadBaseTransportHeader, 2, binary.BigEndian.AppendUint16(nil, p))
-}
-
-func inSubnet(p netip.Prefix, offset uint32) []expr.Any {
-	return slices.Concat(ipv4(), []expr.Any{
-		&expr.Payload{DestRegister: unix.NFT_REG_1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: 4},
-		&expr.Bitwise{SourceRegister: unix.NFT_REG_1, DestRegister: unix.NFT_REG_1, Len: 4, Mask: ipNet(p).Mask, Xor: make([]byte, 4)},
-		&expr.Cmp{Register: unix.NFT_REG_1, Op: expr.CmpOpEq, Data: p.Addr().AsSlice()},
-	})
-}
-
-func inInternet(s *nftables.Set) []expr.Any {
-	return slices.Concat(ipv4(), []expr.Any{
-		&expr.Payload{DestRegister: unix.NFT_REG_1, Base: expr.PayloadBaseNetworkHeader, Offset: offsetSaddr, Len: 4},
-		&expr.Lookup{SourceRegister: unix.NFT_REG_1, SetName: s.Name, SetID: s.ID},
-	})
-}
-
-func ctState(bits uint32) []expr.Any {
-	return []expr.Any{
-		&expr.Ct{Key: expr.CtKeySTATE, Register: unix.NFT_REG_1},
-		&expr.Bitwise{SourceRegister: unix.NFT_REG_1, DestRegister: unix.NFT_REG_1, Len: 4,
-			Mask: binary.NativeEndian.AppendUint32(nil, bits), Xor: make([]byte, 4)},
-		&expr.Cmp{Register: unix.NFT_REG_1, Op: expr.CmpOpNeq, Data: make([]byte, 4)},
-	}
-}
-
-func counter() []expr.Any { return []expr.Any{&expr.Counter{}} }
-
-func verdict(v expr.VerdictKind) []expr.Any { return []expr.Any{&expr.Verdict{Kind: v}} }
-
-func goTo(c *nftables.Chain) []expr.Any {
-	return []expr.Any{&expr.Verdict{Kind: expr.VerdictGoto, Chain: c.Name}}
-}
-
-func jump(c *nftables.Chain) []expr.Any {
-	return []expr.Any{&expr.Verdict{Kind: expr.VerdictJump, Chain: c.Name}}
-}
-
-func reject(kind uint32, code uint8) []expr.Any {
-	return []expr.Any{&expr.Reject{Type: kind, Code: code}}
+	rule(nat, fromOneOf(s.internet), oifname(prefix, expr.CmpOpNeq), []expr.Any{&expr.Masq{}})
 }

@@ -13,8 +13,9 @@ import (
 
 // record is what is remembered of a machine from its first Plug to its Unplug.
 type record struct {
-	Address  netip.Addr `json:"address"`
-	Internet bool       `json:"internet"`
+	Address    netip.Addr `json:"address"`
+	Internet   bool       `json:"internet"`
+	PublicOnly bool       `json:"public_only,omitempty"`
 }
 
 // state is the folder that outlives the server:

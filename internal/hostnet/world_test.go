@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/dspool/dspool/internal/hostnet"
+	"github.com/dspool/dspool/internal/provider"
 )
 
 const (
@@ -284,10 +285,10 @@ func stateDir(t *testing.T, installation string) string {
 }
 
 // machine makes a namespace, plugs it in and lets it serve on servicePort.
-func machine(t *testing.T, n *hostnet.Net, name string, internet bool) *space {
+func machine(t *testing.T, n *hostnet.Net, name string, reach provider.Reach) *space {
 	t.Helper()
 	s := newSpace(t, true)
-	addr, err := n.Plug(t.Context(), name, s.pid, internet)
+	addr, err := n.Plug(t.Context(), name, s.pid, reach)
 	must(t, err)
 	s.addr = addr
 	s.serve(fmt.Sprintf(":%d", servicePort))

@@ -31,9 +31,18 @@ type MachineSpec struct {
 	Image     string // directory of the image's root file system
 	Mounts    []Mount
 	UIDs      dspool.UIDRange // mapped to itself
-	Internet  bool
+	Reach     Reach
 	Agent     AgentBoot
 }
+
+// Reach is which networks beside that of machines a machine reaches.
+type Reach int
+
+const (
+	Nowhere    Reach = iota
+	Public           // the internet, and nothing of private networks
+	Everywhere       // also private networks that the host reaches
+)
 
 // Mount is a share as one machine sees it.
 type Mount struct {

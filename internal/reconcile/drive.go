@@ -80,7 +80,7 @@ func (l *Loop) make(ctx context.Context, m store.MachineRow, v *view) (provider.
 	}
 	spec := provider.MachineSpec{
 		Name: m.Name, Resources: m.Resources, Disk: m.Disk, Image: l.ImageDir(key),
-		UIDs: v.uids, Internet: pool.Internet, Agent: boot,
+		UIDs: v.uids, Reach: reach(pool.Pool), Agent: boot,
 	}
 	spec.Agent.Machine, spec.Agent.Resources = m.Name, m.Resources
 	if _, ok := l.Provider.(provider.Mounter); pool.Policy.Sudo && !ok {
@@ -95,6 +95,16 @@ func (l *Loop) make(ctx context.Context, m store.MachineRow, v *view) (provider.
 		spec.Mounts = append(spec.Mounts, mount)
 	}
 	return l.Provider.Create(ctx, spec)
+}
+
+func reach(p dspool.Pool) provider.Reach {
+	switch {
+	case !p.Internet:
+		return provider.Nowhere
+	case p.PublicOnly:
+		return provider.Public
+	}
+	return provider.Everywhere
 }
 
 // cover hides what is private on a share from a machine on which people become root. Also a share

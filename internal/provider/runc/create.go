@@ -161,7 +161,7 @@ func (p *Provider) create(ctx context.Context, spec provider.MachineSpec) (recor
 	if err := p.step("delegated"); err != nil {
 		return r, err
 	}
-	if r.Address, err = p.cfg.Network.Plug(ctx, spec.Name, r.PID, spec.Internet); err != nil {
+	if r.Address, err = p.cfg.Network.Plug(ctx, spec.Name, r.PID, spec.Reach); err != nil {
 		return r, fmt.Errorf("plug into network: %w", err)
 	}
 	// Nothing of the machine has run yet, so this is the root file system as we made it.

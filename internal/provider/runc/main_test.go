@@ -86,7 +86,7 @@ type noNetwork struct {
 
 func (*noNetwork) Gateway() netip.Addr    { return netip.MustParseAddr("192.0.2.1") }
 func (*noNetwork) Nameserver() netip.Addr { return netip.MustParseAddr("192.0.2.1") }
-func (n *noNetwork) Plug(ctx context.Context, machine string, pid int, internet bool) (netip.Addr, error) {
+func (n *noNetwork) Plug(ctx context.Context, machine string, pid int, reach provider.Reach) (netip.Addr, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.count++

@@ -40,7 +40,7 @@ type Network interface {
 	Gateway() netip.Addr
 	Nameserver() netip.Addr
 	// Plug gives the network namespace of process pid an interface, address and route; idempotent by machine.
-	Plug(ctx context.Context, machine string, pid int, internet bool) (netip.Addr, error)
+	Plug(ctx context.Context, machine string, pid int, reach provider.Reach) (netip.Addr, error)
 	Unplug(ctx context.Context, machine string) error // nil if not plugged
 	Remove() error                                    // everything of this installation
 }
