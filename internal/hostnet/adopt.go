@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -44,9 +45,17 @@ func (n *Net) settle(ctx context.Context, want netip.Prefix) error {
 	if err != nil {
 		return err
 	}
+	if err := n.wire.reclaim(); err != nil {
+		return err
+	}
 	taken, err := inUse(n.wire.h, n.wire.installation, old, resolvConf)
 	if err != nil {
 		return err
+	}
+	if kept > 0 { // routes of ours that somebody led elsewhere are no network of the host
+		taken = slices.DeleteFunc(taken, func(u used) bool {
+			return u.route && (u.prefix == old || u.prefix.IsSingleIP() && old.Contains(u.prefix.Addr()))
+		})
 	}
 	subnet := want
 	if !subnet.IsValid() && old.IsValid() && (kept > 0 || overlap(old, taken) == nil) {
@@ -100,7 +109,7 @@ func (n *Net) recall() error {
 		if other, ok := n.byAddr[r.Address]; ok {
 			return fmt.Errorf("read network state: machines %s and %s both have %s", name, other, r.Address)
 		}
-		n.machines[name], n.byAddr[r.Address] = r, name
+		n.machines[name], n.byAddr[r.Address], n.plugged[name] = r, name, &plugged{}
 	}
 	left, err := n.wire.left()
 	if err != nil {
@@ -117,7 +126,7 @@ func (n *Net) recall() error {
 			}
 			continue
 		}
-		n.machines[name], n.byAddr[addr] = record{Address: addr}, name
+		n.machines[name], n.byAddr[addr], n.plugged[name] = record{Address: addr}, name, &plugged{}
 		if err := n.state.writeMachine(name, n.machines[name]); err != nil {
 			return err
 		}

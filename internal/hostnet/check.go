@@ -68,12 +68,12 @@ func tryKernel() error {
 		return err
 	}
 	machine := addrAt(w.subnet, 2)
-	name := vethName(w.installation, 2)
-	veth := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: machineNIC}
+	outer := w.outerEnd("check", record{Address: machine})
+	veth := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: outer.name}, PeerName: machineNIC}
 	if err := h.LinkAdd(veth); err != nil {
 		return fmt.Errorf("make veth: %w", err)
 	}
-	if err := w.outside(name, aliasPrefix+"check", machine, hwAddr(w.installation, 2, false)); err != nil {
+	if err := outer.set(h); err != nil {
 		return err
 	}
 	c, err := nftables.New() // its sockets are of this thread
@@ -81,7 +81,7 @@ func tryKernel() error {
 		return fmt.Errorf("open nftables: %w", err)
 	}
 	r := rules{installation: w.installation, subnet: w.subnet, gateway: w.gateway, ports: []uint16{1},
-		members: []member{{veth: name, address: machine, internet: true, public: true}}, pairs: [][2]netip.Addr{{machine, w.gateway}}}
+		members: []member{{veth: outer.name, address: machine, internet: true, public: true}}, pairs: [][2]netip.Addr{{machine, w.gateway}}}
 	return r.replace(c)
 }
 

@@ -29,6 +29,11 @@
 // "inet dspool_1a2b3c4d". Two installations live side by side.
 //
 // Open writes the whole table in one transaction from what it remembers in the
-// state directory; connections live on, because they are the kernel's. Should
-// somebody flush the host's ruleset, the table is written again at once.
+// state directory; connections live on, because they are the kernel's.
+//
+// Whatever of this somebody takes or changes is made again: on Open, at once when
+// the kernel says so (rules before anything else), and every minute by a look at
+// everything. Within a machine nobody but the host's root can change its side; that
+// is looked at when the provider adopts the machine, when the host's side was
+// broken, and every minute. [Net.Mended] tells what was done.
 package hostnet

@@ -283,14 +283,17 @@ func TestBridgeComesBackWhenSomebodyRemovesIt(t *testing.T) {
 	}
 }
 
-// waitFor polls until ok; the limit names a failure, not a pace.
-func waitFor(t *testing.T, what string, ok func() bool) {
+// waitFor polls until ok; the limit names a failure, not a pace. failed say more of a failure.
+func waitFor(t *testing.T, what string, ok func() bool, failed ...func()) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), reachLimit)
 	defer cancel()
 	for !ok() {
 		select {
 		case <-ctx.Done():
+			for _, say := range failed {
+				say()
+			}
 			t.Fatalf("%s did not come in %s", what, reachLimit)
 		case <-time.After(time.Millisecond):
 		}

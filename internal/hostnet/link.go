@@ -1,12 +1,13 @@
 package hostnet
 
 import (
+	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
-	"path/filepath"
-	"runtime"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -29,47 +30,50 @@ type wire struct {
 
 // bridge makes the interface with the gateway's address, or completes it.
 func (w *wire) bridge() error {
-	name := bridgeName(w.installation)
-	l, err := w.h.LinkByName(name)
-	if isMissing(err) {
-		err = w.h.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: name, TxQLen: -1, HardwareAddr: hwAddr(w.installation, 1, true)}})
-		if err == nil {
-			l, err = w.h.LinkByName(name)
-		}
-	}
-	if err != nil {
-		return fmt.Errorf("make bridge %s: %w", name, err)
-	}
-	if err := sysctl("net/ipv6/conf/"+name+"/disable_ipv6", "1"); err != nil {
+	if err := w.reclaim(); err != nil {
 		return err
 	}
-	if err := w.h.LinkSetAlias(l, "dspool gateway"); err != nil {
-		return fmt.Errorf("name bridge %s: %w", name, err)
+	e := w.gatewayEnd()
+	l, err := w.h.LinkByName(e.name)
+	if err == nil && l.Type() != "bridge" { // somebody's, under our name
+		if err = w.h.LinkDel(l); err == nil {
+			err = netlink.LinkNotFoundError{}
+		}
 	}
-	if err := w.h.LinkSetUp(l); err != nil {
-		return fmt.Errorf("bring up bridge %s: %w", name, err)
+	if isMissing(err) {
+		err = w.h.LinkAdd(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: e.name, TxQLen: -1, HardwareAddr: e.hw}})
 	}
-	addrs, err := w.h.AddrList(l, netlink.FAMILY_V4)
 	if err != nil {
-		return fmt.Errorf("list addresses of %s: %w", name, err)
+		return fmt.Errorf("make bridge %s: %w", e.name, err)
 	}
-	want := netip.PrefixFrom(w.gateway, w.subnet.Bits()).String()
-	for _, a := range addrs {
-		if a.IPNet.String() != want {
-			if err := w.h.AddrDel(l, &a); err != nil {
-				return fmt.Errorf("remove address %s from %s: %w", a.IPNet, name, err)
+	return e.set(w.h)
+}
+
+// reclaim removes a bridge of ours that goes under another name: it has the gateway's address. One that has an
+// installation's name is that installation's, which may share our hardware address.
+func (w *wire) reclaim() error {
+	links, err := whole(w.h.LinkList)
+	if err != nil {
+		return fmt.Errorf("list interfaces: %w", err)
+	}
+	for _, l := range links {
+		ours := bytes.Equal(l.Attrs().HardwareAddr, hwAddr(w.installation, 1, true)) && !strings.HasPrefix(l.Attrs().Name, anyPrefix)
+		if l.Type() == "bridge" && ours {
+			if err := w.h.LinkDel(l); err != nil && !isMissing(err) {
+				return fmt.Errorf("remove bridge %s, which was ours: %w", l.Attrs().Name, err)
 			}
 		}
 	}
-	addr := &netlink.Addr{IPNet: ipNet(w.subnet), Flags: unix.IFA_F_NOPREFIXROUTE}
-	addr.IPNet.IP = w.gateway.AsSlice()
-	if err := w.h.AddrReplace(l, addr); err != nil {
-		return fmt.Errorf("give %s the address %s: %w", name, want, err)
-	}
-	if err := w.h.RouteReplace(w.unreachable()); err != nil {
-		return fmt.Errorf("make route for %s: %w", w.subnet, err)
-	}
 	return nil
+}
+
+func (w *wire) gatewayEnd() *end {
+	name := bridgeName(w.installation)
+	return &end{
+		name: name, alias: "dspool gateway", hw: hwAddr(w.installation, 1, true),
+		address: netip.PrefixFrom(w.gateway, w.subnet.Bits()), routes: []*netlink.Route{w.unreachable()},
+		sysctls: map[string]string{"net/ipv6/conf/" + name + "/disable_ipv6": "1"},
+	}
 }
 
 // unreachable is the route for addresses of the subnet that no machine has.
@@ -92,7 +96,7 @@ func bridgeSubnet(h *netlink.Handle, installation string) (netip.Prefix, bool) {
 
 // left returns offset → machine name (empty when it cannot be read) of all veths of the installation.
 func (w *wire) left() (map[int]string, error) {
-	links, err := w.h.LinkList()
+	links, err := whole(w.h.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list interfaces: %w", err)
 	}
@@ -109,131 +113,124 @@ func (w *wire) left() (map[int]string, error) {
 	return out, nil
 }
 
-// plug joins the network namespace of pid to the host. A second call completes what an earlier one left.
-func (w *wire) plug(machine string, addr netip.Addr, pid, mtu int) error {
-	ns, err := os.Open(fmt.Sprintf("/proc/%d/ns/net", pid))
-	if err != nil {
-		return fmt.Errorf("open network namespace of process %d: %w", pid, err)
-	}
-	defer ns.Close()
-	if same, err := isHostNamespace(ns); err != nil {
-		return err
-	} else if same {
-		return dspool.Errorf(dspool.Invalid, "process %d of machine %s has the host's own network", pid, machine)
-	}
-	offset := offsetOf(w.subnet, addr)
-	name := vethName(w.installation, offset)
-	inner := hwAddr(w.installation, offset, false)
+// plug joins a network namespace to the host. A second call completes what an earlier one left.
+func (w *wire) plug(machine string, r record, ns *os.File) error {
+	offset := offsetOf(w.subnet, r.Address)
+	mtu := cmp.Or(r.MTU, w.uplinkMTU())
+	outer, inner := w.outerEnd(machine, r), w.innerEnd(r)
 	veth := &netlink.Veth{
-		LinkAttrs: netlink.LinkAttrs{Name: name, MTU: mtu, TxQLen: 1000, HardwareAddr: hwAddr(w.installation, offset, true)},
-		PeerName:  machineNIC, PeerHardwareAddr: inner, PeerMTU: uint32(mtu), PeerTxQLen: 1000, PeerNamespace: netlink.NsFd(ns.Fd()),
+		LinkAttrs: netlink.LinkAttrs{Name: outer.name, MTU: mtu, TxQLen: 1000, HardwareAddr: outer.hw},
+		PeerName:  machineNIC, PeerHardwareAddr: inner.hw, PeerMTU: uint32(mtu), PeerTxQLen: 1000, PeerNamespace: netlink.NsFd(ns.Fd()),
 	}
-	err = w.h.LinkAdd(veth)
+	err := w.h.LinkAdd(veth)
 	if errors.Is(err, unix.EEXIST) {
-		old, lookup := w.h.LinkByName(name)
+		old, lookup := w.h.LinkByName(outer.name)
 		switch {
-		case isMissing(lookup):
-			return dspool.Errorf(dspool.Conflict, "the network namespace of machine %s already has an %s", machine, machineNIC)
+		case isMissing(lookup): // its other end is somewhere under another name
+			err = w.pullOut(ns, machine, offset)
 		case lookup != nil:
-			return fmt.Errorf("look up veth %s: %w", name, lookup)
+			return fmt.Errorf("look up veth %s: %w", outer.name, lookup)
 		case isPeer(ns, old):
 			err = nil
 		default: // of an earlier life of the machine
-			if err := w.h.LinkDel(old); err != nil && !isMissing(err) {
-				return fmt.Errorf("remove old veth %s: %w", name, err)
+			if err = w.h.LinkDel(old); isMissing(err) {
+				err = nil
 			}
-			veth.Index = 0
-			err = w.h.LinkAdd(veth)
+		}
+		if err != nil {
+			return fmt.Errorf("remove old veth %s: %w", outer.name, err)
+		}
+		veth.Index = 0
+		if err = w.h.LinkAdd(veth); errors.Is(err, unix.EEXIST) {
+			err = nil
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("make veth %s: %w", name, err)
+		return fmt.Errorf("make veth %s: %w", outer.name, err)
 	}
-	if err := w.outside(name, aliasPrefix+machine, addr, inner); err != nil {
+	if err := outer.set(w.h); err != nil {
 		return err
 	}
+	err = inNamespace(ns, func(h *netlink.Handle) error {
+		lo, err := h.LinkByName("lo")
+		if err == nil {
+			err = h.LinkSetUp(lo)
+		}
+		if err != nil {
+			return fmt.Errorf("bring up the machine's loopback: %w", err)
+		}
+		if err := inner.set(h); err != nil {
+			return fmt.Errorf("in the machine: %w", err)
+		}
+		return nil
+	})
+	return err
+}
+
+// pullOut removes the eth0 of a namespace if it is one that we made.
+func (w *wire) pullOut(ns *os.File, machine string, offset int) error {
 	return inNamespace(ns, func(h *netlink.Handle) error {
-		return w.inside(h, addr, hwAddr(w.installation, offset, true))
+		nic, err := h.LinkByName(machineNIC)
+		if err != nil {
+			return err
+		}
+		if !bytes.Equal(nic.Attrs().HardwareAddr, hwAddr(w.installation, offset, false)) {
+			return dspool.Errorf(dspool.Conflict, "the network namespace of machine %s already has an %s", machine, machineNIC)
+		}
+		return h.LinkDel(nic)
 	})
 }
 
-// outside readies the host's end: no IPv6, no ARP, and the one route to the machine.
-func (w *wire) outside(name, alias string, addr netip.Addr, inner []byte) error {
-	l, err := w.h.LinkByName(name)
-	if err != nil {
-		return fmt.Errorf("look up veth %s: %w", name, err)
+// outerEnd is the host's end: no IPv6, no ARP, no address, and the one route to the machine, which names the
+// gateway's address and goes with it.
+func (w *wire) outerEnd(machine string, r record) *end {
+	offset := offsetOf(w.subnet, r.Address)
+	name := vethName(w.installation, offset)
+	return &end{
+		name: name, alias: aliasPrefix + machine, hw: hwAddr(w.installation, offset, true), mtu: r.MTU, noARP: true,
+		neighbour: neighbour(r.Address, hwAddr(w.installation, offset, false)),
+		routes:    []*netlink.Route{{Dst: hostNet(r.Address), Scope: netlink.SCOPE_LINK, Src: w.gateway.AsSlice(), Protocol: unix.RTPROT_STATIC}},
+		sysctls: map[string]string{
+			"net/ipv6/conf/" + name + "/disable_ipv6": "1",
+			"net/ipv4/conf/" + name + "/forwarding":   "1", // whatever the host's default for new interfaces is
+		},
 	}
-	if err := w.h.LinkSetAlias(l, alias); err != nil { // the kernel ignores it while it makes the link
-		return fmt.Errorf("name veth %s: %w", name, err)
-	}
-	if err := sysctl("net/ipv6/conf/"+name+"/disable_ipv6", "1"); err != nil {
-		return err
-	}
-	// Whatever the host's default for new interfaces is.
-	if err := sysctl("net/ipv4/conf/"+name+"/forwarding", "1"); err != nil {
-		return err
-	}
-	if err := w.h.LinkSetARPOff(l); err != nil {
-		return fmt.Errorf("switch off ARP of %s: %w", name, err)
-	}
-	if err := w.h.LinkSetUp(l); err != nil {
-		return fmt.Errorf("bring up %s: %w", name, err)
-	}
-	index := l.Attrs().Index
-	if err := w.h.NeighSet(neighbour(index, addr, inner)); err != nil {
-		return fmt.Errorf("make neighbour %s: %w", addr, err)
-	}
-	return w.route(index, addr)
 }
 
-// route makes the one route to a machine. It names the gateway's address, and goes with it.
-func (w *wire) route(veth int, addr netip.Addr) error {
-	err := w.h.RouteReplace(&netlink.Route{LinkIndex: veth, Dst: hostNet(addr), Scope: netlink.SCOPE_LINK,
-		Src: w.gateway.AsSlice(), Protocol: unix.RTPROT_STATIC})
-	if err != nil {
-		return fmt.Errorf("make route to %s: %w", addr, err)
-	}
-	return nil
-}
-
-// inside readies the machine's end; it runs in the machine's namespace. The
-// address has the subnet's length, for programs that compare networks, but no
-// route of that length: all goes through the gateway.
-func (w *wire) inside(h *netlink.Handle, addr netip.Addr, outer []byte) error {
-	lo, err := h.LinkByName("lo")
-	if err == nil {
-		err = h.LinkSetUp(lo)
-	}
-	if err != nil {
-		return fmt.Errorf("bring up the machine's loopback: %w", err)
-	}
-	nic, err := h.LinkByName(machineNIC)
-	if err != nil {
-		return fmt.Errorf("look up the machine's %s: %w", machineNIC, err)
-	}
-	if err := sysctl("net/ipv6/conf/"+machineNIC+"/disable_ipv6", "1"); err != nil {
-		return err
-	}
-	a := &netlink.Addr{IPNet: ipNet(w.subnet), Flags: unix.IFA_F_NOPREFIXROUTE}
-	a.IPNet.IP = addr.AsSlice()
-	if err := h.AddrReplace(nic, a); err != nil {
-		return fmt.Errorf("give the machine its address: %w", err)
-	}
-	if err := h.LinkSetUp(nic); err != nil {
-		return fmt.Errorf("bring up the machine's %s: %w", machineNIC, err)
-	}
-	index := nic.Attrs().Index
-	if err := h.NeighSet(neighbour(index, w.gateway, outer)); err != nil {
-		return fmt.Errorf("make the machine's neighbour: %w", err)
-	}
-	if err := h.RouteReplace(&netlink.Route{LinkIndex: index, Dst: hostNet(w.gateway), Scope: netlink.SCOPE_LINK}); err != nil {
-		return fmt.Errorf("make the machine's route to the gateway: %w", err)
-	}
+// innerEnd is the machine's end. The address has the subnet's length, for programs that compare networks,
+// but no route of that length: all goes through the gateway.
+func (w *wire) innerEnd(r record) *end {
+	offset := offsetOf(w.subnet, r.Address)
 	all := netip.PrefixFrom(netip.IPv4Unspecified(), 0)
-	if err := h.RouteReplace(&netlink.Route{LinkIndex: index, Dst: ipNet(all), Gw: w.gateway.AsSlice()}); err != nil {
-		return fmt.Errorf("make the machine's default route: %w", err)
+	return &end{
+		name: machineNIC, hw: hwAddr(w.installation, offset, false), mtu: r.MTU,
+		address:   netip.PrefixFrom(r.Address, w.subnet.Bits()),
+		neighbour: neighbour(w.gateway, hwAddr(w.installation, offset, true)),
+		routes: []*netlink.Route{
+			{Dst: hostNet(w.gateway), Scope: netlink.SCOPE_LINK},
+			{Dst: ipNet(all), Gw: w.gateway.AsSlice()},
+		},
+		sysctls: map[string]string{"net/ipv6/conf/" + machineNIC + "/disable_ipv6": "1"},
 	}
-	return nil
+}
+
+// innerFaults names what is wrong within a machine.
+func (w *wire) innerFaults(r record, ns *os.File, outer netlink.Link) (names []string, err error) {
+	err = inNamespace(ns, func(h *netlink.Handle) error {
+		v, err := look(h)
+		if err != nil {
+			return err
+		}
+		names = w.innerEnd(r).faults(h, v)
+		if nic := v.links[machineNIC]; nic != nil && nic.Attrs().ParentIndex != outer.Attrs().Index {
+			names = append(names, "other end")
+		}
+		if lo := v.links["lo"]; lo == nil || lo.Attrs().Flags&net.FlagUp == 0 {
+			names = append(names, "loopback")
+		}
+		return nil
+	})
+	return names, err
 }
 
 // unplug removes the machine's veth, and with it its route and its other end.
@@ -271,78 +268,11 @@ func (w *wire) uplinkMTU() int {
 	return fallback
 }
 
-func neighbour(index int, a netip.Addr, hw []byte) *netlink.Neigh {
-	return &netlink.Neigh{LinkIndex: index, Family: unix.AF_INET, State: netlink.NUD_PERMANENT, IP: a.AsSlice(), HardwareAddr: hw}
+func neighbour(a netip.Addr, hw []byte) *netlink.Neigh {
+	return &netlink.Neigh{Family: unix.AF_INET, State: netlink.NUD_PERMANENT, IP: a.AsSlice(), HardwareAddr: hw}
 }
 
 func isMissing(err error) bool {
 	var notFound netlink.LinkNotFoundError
 	return errors.As(err, &notFound) || errors.Is(err, unix.ENODEV)
-}
-
-// isPeer says whether the other end of the host's veth is the eth0 in ns.
-func isPeer(ns *os.File, outer netlink.Link) bool {
-	peer := false
-	err := inNamespace(ns, func(h *netlink.Handle) error {
-		nic, err := h.LinkByName(machineNIC)
-		peer = err == nil && nic.Attrs().ParentIndex == outer.Attrs().Index && nic.Attrs().Index == outer.Attrs().ParentIndex
-		return err
-	})
-	return err == nil && peer
-}
-
-func isHostNamespace(ns *os.File) (bool, error) {
-	var a, b unix.Stat_t
-	if err := unix.Fstat(int(ns.Fd()), &a); err != nil {
-		return false, fmt.Errorf("look at network namespace: %w", err)
-	}
-	// Not /proc/self: the process's first thread may just be in a machine's.
-	if err := unix.Stat("/proc/thread-self/ns/net", &b); err != nil {
-		return false, fmt.Errorf("look at network namespace: %w", err)
-	}
-	return a.Dev == b.Dev && a.Ino == b.Ino, nil
-}
-
-// inNamespace runs f on a thread that is in ns. A thread that cannot come back
-// ends with its goroutine.
-func inNamespace(ns *os.File, f func(*netlink.Handle) error) error {
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		home, err := os.Open("/proc/thread-self/ns/net")
-		if err != nil {
-			runtime.UnlockOSThread()
-			done <- fmt.Errorf("open own network namespace: %w", err)
-			return
-		}
-		defer home.Close()
-		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
-			runtime.UnlockOSThread()
-			done <- fmt.Errorf("enter network namespace: %w", err)
-			return
-		}
-		err = func() error {
-			h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
-			if err != nil {
-				return fmt.Errorf("open netlink in network namespace: %w", err)
-			}
-			defer h.Close()
-			return f(h)
-		}()
-		if unix.Setns(int(home.Fd()), unix.CLONE_NEWNET) == nil {
-			runtime.UnlockOSThread()
-		}
-		done <- err
-	}()
-	return <-done
-}
-
-// sysctl writes below /proc/sys of the thread's network namespace. What the kernel
-// does not have (IPv6 switched off) needs no setting.
-func sysctl(key, value string) error {
-	err := os.WriteFile(filepath.Join("/proc/sys", key), []byte(value), 0)
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("set %s: %w", strings.ReplaceAll(key, "/", "."), err)
-	}
-	return nil
 }

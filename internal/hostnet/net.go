@@ -37,12 +37,13 @@ type Net struct {
 	doors   bool       // names of the machine door exist
 	plugs   keyedMutex // by machine: its veth and what is told of it
 	nft     *nftables.Conn
+	nftPort uint32 // of its socket
 	dns     *dnsServer
-	watcher *watcher
-	unwatch func() // ends keepBridge
+	keeper  keeper
 
 	mu       sync.RWMutex // guards the rest and nft
 	machines map[string]record
+	plugged  map[string]*plugged
 	byAddr   map[netip.Addr]string
 	pairs    map[pair]bool
 	next     int // offset at which the search for a free address begins
@@ -69,7 +70,7 @@ func Open(ctx context.Context, o Options) (_ *Net, err error) {
 			return nil, err
 		}
 	}
-	n := &Net{doors: o.DoorPort != 0, machines: map[string]record{}, byAddr: map[netip.Addr]string{}, pairs: map[pair]bool{}}
+	n := &Net{doors: o.DoorPort != 0, keeper: newKeeper(), machines: map[string]record{}, plugged: map[string]*plugged{}, byAddr: map[netip.Addr]string{}, pairs: map[pair]bool{}}
 	for _, port := range []int{o.AgentPort, o.DoorPort} {
 		if port != 0 {
 			n.ports = append(n.ports, uint16(port))
@@ -90,7 +91,7 @@ func Open(ctx context.Context, o Options) (_ *Net, err error) {
 	if n.wire.h, err = netlink.NewHandle(unix.NETLINK_ROUTE, unix.NETLINK_NETFILTER); err != nil {
 		return nil, fmt.Errorf("open netlink: %w", err)
 	}
-	if n.nft, err = openNFT(); err != nil {
+	if n.nft, n.nftPort, err = openNFT(); err != nil {
 		return nil, err
 	}
 	if err := n.settle(ctx, o.Subnet); err != nil {
@@ -107,29 +108,37 @@ func Open(ctx context.Context, o Options) (_ *Net, err error) {
 	if err := n.rules().replace(n.nft); err != nil {
 		return nil, err
 	}
-	if n.watcher, err = watch(n); err != nil {
-		return nil, err
-	}
-	if n.unwatch, err = keepBridge(n); err != nil {
-		return nil, err
-	}
 	// Only now: what could be forwarded meets the rules.
 	if err := enableForwarding(); err != nil {
 		return nil, err
 	}
+	if err := n.keep(); err != nil {
+		return nil, err
+	}
+	n.mend(false) // what was taken while no server ran
 	n.dns.serve()
 	return n, nil
 }
 
-func openNFT() (*nftables.Conn, error) {
+// openNFT also returns the number of the connection's socket, by which the kernel names who changed something.
+func openNFT() (c *nftables.Conn, port uint32, err error) {
 	const buffer = 4 << 20 // a gang's pairs and their acknowledgements at once
-	c, err := nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(c *mdlayher.Conn) error {
-		return errors.Join(c.SetWriteBuffer(buffer), c.SetReadBuffer(buffer))
+	c, err = nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(c *mdlayher.Conn) error {
+		raw, err := c.SyscallConn()
+		if err != nil {
+			return err
+		}
+		var address unix.Sockaddr
+		failed := raw.Control(func(fd uintptr) { address, err = unix.Getsockname(int(fd)) })
+		if own, ok := address.(*unix.SockaddrNetlink); ok {
+			port = own.Pid
+		}
+		return errors.Join(failed, err, c.SetWriteBuffer(buffer), c.SetReadBuffer(buffer))
 	}))
 	if err != nil {
-		return nil, fmt.Errorf("open nftables: %w", err)
+		return nil, 0, fmt.Errorf("open nftables: %w", err)
 	}
-	return c, nil
+	return c, port, nil
 }
 
 // rules is the table as it must be now; n.mu is held or n not yet shared.
@@ -193,11 +202,9 @@ func (n *Net) enter() (leave func(), err error) {
 
 func (n *Net) release() error {
 	var errs []error
-	if n.watcher != nil {
-		n.watcher.stop()
-	}
-	if n.unwatch != nil {
-		n.unwatch()
+	n.keeper.stop()
+	for machine := range maps.Clone(n.plugged) {
+		n.stand(machine, nil)
 	}
 	if n.dns != nil {
 		errs = append(errs, n.dns.close())
@@ -239,7 +246,7 @@ func (n *Net) Remove() error {
 	if err := w.h.RouteDel(w.unreachable()); err != nil && !errors.Is(err, unix.ESRCH) {
 		errs = append(errs, fmt.Errorf("remove route for %s: %w", w.subnet, err))
 	}
-	c, err := openNFT()
+	c, _, err := openNFT()
 	if err != nil {
 		return errors.Join(append(errs, err)...)
 	}

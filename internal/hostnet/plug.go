@@ -1,6 +1,7 @@
 package hostnet
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -30,33 +31,40 @@ func (n *Net) Plug(ctx context.Context, machine string, pid int, reach provider.
 	}
 	defer leave()
 	defer n.plugs.lock(machine)()
-	addr, err := n.admit(machine, reach)
+	ns, err := openNamespace(machine, pid)
 	if err != nil {
 		return netip.Addr{}, fmt.Errorf("plug machine %s: %w", machine, err)
 	}
-	if err := n.wire.plug(machine, addr, pid, n.wire.uplinkMTU()); err != nil {
+	n.stand(machine, nil)
+	r, err := n.admit(machine, reach, n.wire.uplinkMTU())
+	if err == nil {
+		err = n.wire.plug(machine, r, ns)
+	}
+	if err != nil {
+		ns.Close()
 		return netip.Addr{}, fmt.Errorf("plug machine %s: %w", machine, err)
 	}
-	return addr, nil
+	n.stand(machine, &plugged{ns})
+	return r.Address, nil
 }
 
 // admit gives the machine its address and tells the rules.
-func (n *Net) admit(machine string, reach provider.Reach) (netip.Addr, error) {
+func (n *Net) admit(machine string, reach provider.Reach, mtu int) (record, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	old, known := n.machines[machine]
-	r := record{Address: old.Address, Internet: reach != provider.Nowhere, PublicOnly: reach == provider.Public}
+	r := record{Address: old.Address, Internet: reach != provider.Nowhere, PublicOnly: reach == provider.Public, MTU: cmp.Or(old.MTU, mtu)}
 	if known && old == r {
-		return old.Address, nil
+		return r, nil
 	}
 	if !known {
 		var err error
 		if r.Address, err = n.freeAddress(); err != nil {
-			return netip.Addr{}, err
+			return r, err
 		}
 	}
 	if err := n.state.writeMachine(machine, r); err != nil {
-		return netip.Addr{}, err
+		return r, err
 	}
 	n.machines[machine], n.byAddr[r.Address] = r, machine
 	err := n.change(func(c *nftables.Conn, s sets) error {
@@ -70,16 +78,16 @@ func (n *Net) admit(machine string, reach provider.Reach) (netip.Addr, error) {
 	if err != nil {
 		if known && (!r.Internet || r.PublicOnly) {
 			n.machines[machine] = old
-			return netip.Addr{}, errors.Join(err, n.state.writeMachine(machine, old))
+			return r, errors.Join(err, n.state.writeMachine(machine, old))
 		}
 		delete(n.machines, machine)
 		delete(n.byAddr, r.Address)
-		return netip.Addr{}, errors.Join(err, n.state.removeMachine(machine))
+		return r, errors.Join(err, n.state.removeMachine(machine))
 	}
 	if known && (!r.Internet || r.PublicOnly) {
 		n.wire.forgetConnections(netip.PrefixFrom(r.Address, 32))
 	}
-	return r.Address, nil
+	return r, nil
 }
 
 // usable leaves out the network, gateway and broadcast addresses.
@@ -138,6 +146,7 @@ func (n *Net) Unplug(ctx context.Context, machine string) error {
 }
 
 func (n *Net) dismiss(machine string, addr netip.Addr) error {
+	n.stand(machine, nil)
 	// The veth goes first: while the record stands, the address is nobody else's.
 	if err := n.wire.unplug(addr); err != nil {
 		return err

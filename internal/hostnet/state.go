@@ -16,6 +16,7 @@ type record struct {
 	Address    netip.Addr `json:"address"`
 	Internet   bool       `json:"internet"`
 	PublicOnly bool       `json:"public_only,omitempty"`
+	MTU        int        `json:"mtu,omitempty"` // of both its ends; 0 in records of earlier versions
 }
 
 // state is the folder that outlives the server:

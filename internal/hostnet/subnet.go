@@ -32,6 +32,7 @@ var candidates = []netip.Prefix{
 type used struct {
 	prefix netip.Prefix
 	by     string
+	route  bool
 }
 
 // choose returns a free block. The search begins at a place that depends on the
@@ -104,7 +105,7 @@ func inUse(h *netlink.Handle, installation string, own netip.Prefix, resolvConf 
 	}
 	for _, a := range addrs {
 		if p, ok := toPrefix(a.IPNet.IP, a.IPNet.Mask); ok && !ours(a.LinkIndex) {
-			out = append(out, used{p, "interface " + names[a.LinkIndex]})
+			out = append(out, used{p, "interface " + names[a.LinkIndex], false})
 		}
 	}
 	routes, err := h.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
@@ -123,11 +124,11 @@ func inUse(h *netlink.Handle, installation string, own netip.Prefix, resolvConf 
 		if name := names[r.LinkIndex]; name != "" {
 			by += " through " + name
 		}
-		out = append(out, used{p, by})
+		out = append(out, used{p, by, true})
 	}
 	for _, s := range readResolvConf(resolvConf).servers {
 		if a, err := netip.ParseAddrPort(s); err == nil && a.Addr().Is4() {
-			out = append(out, used{netip.PrefixFrom(a.Addr(), 32), "name server " + a.Addr().String()})
+			out = append(out, used{netip.PrefixFrom(a.Addr(), 32), "name server " + a.Addr().String(), false})
 		}
 	}
 	return out, nil

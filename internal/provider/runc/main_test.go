@@ -92,6 +92,7 @@ func (n *noNetwork) Plug(ctx context.Context, machine string, pid int, reach pro
 	n.count++
 	return netip.AddrFrom4([4]byte{192, 0, 2, n.count}), ctx.Err()
 }
+func (*noNetwork) Adopt(string, int) error              { return nil }
 func (*noNetwork) Unplug(context.Context, string) error { return nil }
 func (*noNetwork) Remove() error                        { return nil }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -41,6 +42,8 @@ type Network interface {
 	Nameserver() netip.Addr
 	// Plug gives the network namespace of process pid an interface, address and route; idempotent by machine.
 	Plug(ctx context.Context, machine string, pid int, reach provider.Reach) (netip.Addr, error)
+	// Adopt tells the network of a later server which process a plugged machine has.
+	Adopt(machine string, pid int) error
 	Unplug(ctx context.Context, machine string) error // nil if not plugged
 	Remove() error                                    // everything of this installation
 }
@@ -101,6 +104,9 @@ func Open(ctx context.Context, cfg Config) (*Provider, error) {
 		if r.running(cfg) {
 			p.cores.take(r.Name, r.Cores, r.CPUs)
 			p.watcher.watch(r.Name, r.PID, r.Started)
+			if err := cfg.Network.Adopt(r.Name, r.PID); err != nil {
+				slog.Warn("the machine's side of its network is not looked after", "machine", r.Name, "error", err)
+			}
 		}
 	}
 	return p, ctx.Err()
