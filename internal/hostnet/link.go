@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -162,9 +163,23 @@ func (w *wire) plug(machine string, r record, ns *os.File) error {
 		if err := inner.set(h); err != nil {
 			return fmt.Errorf("in the machine: %w", err)
 		}
+		awaitCarrier(h, machineNIC)
 		return nil
 	})
+	if err == nil {
+		awaitCarrier(w.h, outer.name)
+	}
 	return err
+}
+
+// awaitCarrier waits until an interface that is up sends: until the kernel has seen, in its own time, that the
+// other end is up too, it drops every packet. It waits for a moment only: nothing else depends on it.
+func awaitCarrier(h *netlink.Handle, name string) {
+	for end := time.Now().Add(time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		if l, err := h.LinkByName(name); err != nil || l.Attrs().OperState == netlink.OperUp {
+			return
+		}
+	}
 }
 
 // pullOut removes the eth0 of a namespace if it is one that we made.
