@@ -14,6 +14,7 @@ import (
 	"github.com/dspool/dspool"
 	"github.com/dspool/dspool/client"
 	"github.com/dspool/dspool/internal/config"
+	"github.com/dspool/dspool/internal/control"
 	"github.com/dspool/dspool/internal/hostnet"
 	"github.com/dspool/dspool/internal/image"
 	"github.com/dspool/dspool/internal/provider"
@@ -91,12 +92,27 @@ func serve(ctx context.Context, o server.Options, runcPath string) error {
 	defer keeper.Wait()
 	defer stop()
 	keeper.Go(func() { keepGateway(ctx, s.Control, o.StateDir, o.Log) })
+	keeper.Go(func() { recordMended(ctx, s.Control, h.network.Mended(), o.Log) })
 	select {
 	case <-ctx.Done():
 		o.Log.Info("stopping: machines and jobs live on")
 		return nil
 	case err := <-s.Failed():
 		return fmt.Errorf("the server cannot go on: %w", err)
+	}
+}
+
+// recordMended makes an event of what the network tells.
+func recordMended(ctx context.Context, c *control.Control, mended <-chan string, log *slog.Logger) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case what := <-mended:
+			if err := c.NetworkMended(ctx, what); err != nil && ctx.Err() == nil {
+				log.Error("record that the network was mended", "err", err)
+			}
+		}
 	}
 }
 

@@ -38,6 +38,13 @@ func (c *Control) PruneEvents(ctx context.Context) error {
 	})
 }
 
+// NetworkMended records what somebody took or changed of the host's network of machines, and that it is as it was again.
+func (c *Control) NetworkMended(ctx context.Context, what string) error {
+	return c.write(ctx, func(w *work) error {
+		return w.event(dspool.Event{Actor: "server", Kind: "network.mended", Message: "somebody changed the network of machines; it is as it was again: " + what})
+	})
+}
+
 // EventQuery selects events after an id; Latest asks for the newest ones instead.
 type EventQuery struct {
 	After         int64
