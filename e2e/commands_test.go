@@ -39,6 +39,7 @@ import (
 //	say TEXT                         sends bytes to the door and prints its answer
 //	resident MIB                     wants the gateway to hold at most that much memory
 //	kill9 init|agent FILE            kills that part of the machine of server main that FILE names
+//	mute init|agent FILE             stops it, so that it lives and says nothing
 var commands = map[string]func(*testscript.TestScript, bool, []string){
 	"server": cmdServer,
 	"dspool": func(ts *testscript.TestScript, neg bool, args []string) {
@@ -55,6 +56,7 @@ var commands = map[string]func(*testscript.TestScript, bool, []string){
 	"listen":     cmdListen,
 	"reached":    cmdReached,
 	"kill9":      cmdKill9,
+	"mute":       cmdMute,
 	"chaos":      cmdChaos,
 	"lab":        cmdLab,
 	"gateway":    cmdGateway,
@@ -244,6 +246,16 @@ func cmdParses(ts *testscript.TestScript, neg bool, args []string) {
 // cmdKill9 kills a part of a machine from the host, as a crash or the kernel's memory killer would.
 func cmdKill9(ts *testscript.TestScript, neg bool, args []string) {
 	usage(ts, !neg && len(args) == 2, "kill9 init|agent FILE")
+	signalMachine(ts, args, syscall.SIGKILL)
+}
+
+// cmdMute stops a part of a machine, which lives and says nothing.
+func cmdMute(ts *testscript.TestScript, neg bool, args []string) {
+	usage(ts, !neg && len(args) == 2, "mute init|agent FILE")
+	signalMachine(ts, args, syscall.SIGSTOP)
+}
+
+func signalMachine(ts *testscript.TestScript, args []string, signal syscall.Signal) {
 	s := worldOf(ts).server("main")
 	machine := strings.TrimSpace(ts.ReadFile(args[1]))
 	group := fmt.Sprintf("/dspool-%s/%s", s.installation, machine)
@@ -251,7 +263,7 @@ func cmdKill9(ts *testscript.TestScript, neg bool, args []string) {
 		cmdline, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 		cgroup, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
 		if words := bytes.Split(cmdline, []byte{0}); len(words) > 1 && string(words[1]) == args[0] && bytes.Contains(cgroup, []byte(group)) {
-			ts.Check(syscall.Kill(pid, syscall.SIGKILL))
+			ts.Check(syscall.Kill(pid, signal))
 			return
 		}
 	}

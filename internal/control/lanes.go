@@ -12,6 +12,7 @@ type lanes struct {
 	mu    sync.Mutex
 	lanes map[string]*lane
 	told  map[string]time.Time // when the health of a machine was last worth an event
+	heard map[string]time.Time // when a machine last reported, more exactly than the store knows
 }
 
 type lane struct {
@@ -19,7 +20,9 @@ type lane struct {
 	users int           // who are in or wait
 }
 
-func newLanes() *lanes { return &lanes{lanes: map[string]*lane{}, told: map[string]time.Time{}} }
+func newLanes() *lanes {
+	return &lanes{lanes: map[string]*lane{}, told: map[string]time.Time{}, heard: map[string]time.Time{}}
+}
 
 // enter waits for a machine's turn; leave ends it.
 func (l *lanes) enter(ctx context.Context, machine string) (leave func(), err error) {
@@ -46,6 +49,31 @@ func (l *lanes) enter(ctx context.Context, machine string) (leave func(), err er
 		left()
 		return nil, ctx.Err()
 	}
+}
+
+// hear notes that a machine has reported.
+func (l *lanes) hear(machine string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.heard[machine] = time.Now()
+}
+
+// forget drops what is known of a machine that is gone.
+func (l *lanes) forget(machine string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.heard, machine)
+}
+
+// Unheard is how long a machine has not reported to this server.
+func (c *Control) Unheard(machine string) time.Duration {
+	c.lanes.mu.Lock()
+	defer c.lanes.mu.Unlock()
+	at, ok := c.lanes.heard[machine]
+	if !ok {
+		at = c.started
+	}
+	return time.Since(at)
 }
 
 // newsEvery is how often a machine's health may be an event: one that changes all the time is a nuisance.

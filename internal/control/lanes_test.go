@@ -74,3 +74,23 @@ func TestLanes(t *testing.T) {
 		}
 	})
 }
+
+func TestWhatAMachineReportsIsHeardToTheSecond(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := &Control{lanes: newLanes(), started: time.Now()}
+		time.Sleep(time.Minute)
+		if d := c.Unheard("m-1"); d != time.Minute {
+			t.Errorf("a machine that this server never heard is unheard for %s", d)
+		}
+		c.lanes.hear("m-1")
+		time.Sleep(time.Second) // the store knows it to 20 s
+		if d := c.Unheard("m-1"); d != time.Second {
+			t.Errorf("unheard for %s", d)
+		}
+		c.lanes.forget("m-1")
+		if len(c.lanes.heard) != 0 {
+			t.Error("a machine that is gone is kept")
+		}
+	})
+}

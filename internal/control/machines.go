@@ -187,6 +187,9 @@ func (c *Control) MachineEnded(ctx context.Context, name string) error {
 			Message: fmt.Sprintf("%s is gone", name), Reason: m.Failure.Or(m.Reason),
 		})
 	})
+	if err == nil {
+		c.lanes.forget(name)
+	}
 	if err == nil && former {
 		c.ReleaseImages()
 	}

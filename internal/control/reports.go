@@ -34,6 +34,7 @@ func (c *Control) Report(ctx context.Context, machine string, r api.Report) erro
 		if err != nil {
 			return err
 		}
+		c.lanes.hear(machine)
 		if err := w.noteHealth(&m, r, c.lanes.news); err != nil {
 			return err
 		}

@@ -81,7 +81,7 @@ func (l *Loop) compare(ctx context.Context, m store.MachineRow, o provider.Obser
 		fault = dspool.Reason{Code: dspool.WhyVanished}
 	case !o.Running:
 		fault = dspool.Why(dspool.WhyEnded, dspool.ReasonParams{Detail: o.Detail})
-	case m.State == dspool.Ready && m.Health == dspool.Healthy && time.Since(later(m.Seen, l.begun)) > l.SilentAfter:
+	case m.State == dspool.Ready && m.Health == dspool.Healthy && min(time.Since(later(m.Seen, l.begun)), l.Control.Unheard(m.Name)) > l.SilentAfter:
 		if err := l.Control.MachineSilent(ctx, m.Name, l.SilentAfter); err != nil {
 			l.Log.Error("record silent machine", "machine", m.Name, "err", err)
 		}

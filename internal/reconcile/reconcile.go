@@ -26,7 +26,7 @@ type Options struct {
 
 	ObserveEvery time.Duration // how often the provider is asked what is there; 2 s unless given
 	ListWithin   time.Duration // how long it may take to answer; 30 s unless given
-	SilentAfter  time.Duration // how long an agent may be silent; 60 s unless given
+	SilentAfter  time.Duration // how long an agent may be silent, which reports every 10 s; 30 s unless given
 	CreateWithin time.Duration // how long the provider may take to make a machine; 2 min unless given
 }
 
@@ -79,7 +79,7 @@ func New(o Options) *Loop {
 		o.ListWithin = 30 * time.Second
 	}
 	if o.SilentAfter == 0 {
-		o.SilentAfter = time.Minute
+		o.SilentAfter = 30 * time.Second
 	}
 	if o.CreateWithin == 0 {
 		o.CreateWithin = 2 * time.Minute
