@@ -93,7 +93,7 @@ func (t *trust) check(cert *ssh.Certificate, user string, from net.Addr, now tim
 	if cert.Signature == nil || cert.Signature.Format == ssh.KeyAlgoRSA { // with SHA-1, which OpenSSH refuses here as well
 		return errors.New("its authority signed with SHA-1")
 	}
-	if !slices.Contains(cert.ValidPrincipals, user) { // none at all means nobody, unlike in the library
+	if !slices.Contains(cert.ValidPrincipals, user) {
 		return errors.New("it is another user's")
 	}
 	checker := ssh.CertChecker{
