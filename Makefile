@@ -11,7 +11,7 @@ help: ## List the targets
 
 build: deps bin/runc ## Build bin/dspool and the pinned bin/runc
 	@mkdir -p bin
-	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/dspool ./cmd/dspool
+	CGO_ENABLED=0 scripts/go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/dspool ./cmd/dspool
 
 # runc without seccomp would start machines without its protection, so the tag is not optional.
 bin/runc: go.mod | deps
@@ -35,14 +35,14 @@ test-engines: build ## Pass the tests that need minutes or an engine of their ow
 
 test-cgroup2: build ## Pass the tests on an emulated computer with only cgroup v2, the provider's own among them
 	@scripts/deps cgroup2
-	DSPOOL_TEST_CGROUP2=all go test -count=1 -v -timeout 20m ./e2e/cgroup2
+	DSPOOL_TEST_CGROUP2=all scripts/go test -count=1 -v -timeout 20m ./e2e/cgroup2
 
 unit: ## Pass the tests that need neither root nor machines (under a minute)
-	go test -short ./...
+	scripts/go test -short ./...
 
 check: ## Format and vet; go.mod says what is used
 	@test -z "$$(gofmt -l . | tee -a /dev/stderr)"
-	go vet ./...
+	scripts/go vet ./...
 	go mod tidy -diff
 
 version: ## Print the version that a build has

@@ -24,6 +24,8 @@ var mayImport = map[string][]string{
 	"cmd/dspool": {"*"},
 	"bench":      {"*"},
 
+	"scripts/patch": {},
+
 	"internal/asuser":  {""},
 	"internal/suggest": {},
 	"internal/testkit": {""},
@@ -110,7 +112,7 @@ func eachPackage(t *testing.T, fn func(*testing.T, string, map[string][]string))
 			return err
 		}
 		name := d.Name()
-		if d.IsDir() && (name == "testdata" || name == "bin" || strings.HasPrefix(name, ".") && path != ".") {
+		if d.IsDir() && (name == "testdata" || name == "bin" || name == "build" || strings.HasPrefix(name, ".") && path != ".") {
 			return filepath.SkipDir
 		}
 		if !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go") {

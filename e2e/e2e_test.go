@@ -64,7 +64,7 @@ func workDir(t *testing.T) string {
 // build makes the program, always afresh, and takes the pinned runc that `make build` made.
 func build(t *testing.T, bin string) {
 	goBuild := func(env []string, args ...string) {
-		cmd := exec.Command("go", append([]string{"build", "-trimpath"}, args...)...)
+		cmd := exec.Command("../scripts/go", append([]string{"build", "-trimpath"}, args...)...)
 		cmd.Env = append(os.Environ(), env...)
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Fatalf("%v: %v\n%s", cmd.Args, err, out)

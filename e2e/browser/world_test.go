@@ -74,7 +74,7 @@ func (w *world) build() error {
 	if err := os.Mkdir(w.bin, 0o755); err != nil {
 		return err
 	}
-	cmd := exec.Command("go", "build", "-trimpath", "-o", filepath.Join(w.bin, "dspool"), "../../cmd/dspool")
+	cmd := exec.Command("../../scripts/go", "build", "-trimpath", "-o", filepath.Join(w.bin, "dspool"), "../../cmd/dspool")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("%v: %w\n%s", cmd.Args, err, out)

@@ -144,7 +144,7 @@ func buildInitrd(t *testing.T, dir string, linux kernel) string {
 	t.Helper()
 	goTool := func(verb []string, name string, cgo string, args ...string) string {
 		file := filepath.Join(dir, name)
-		cmd := exec.CommandContext(t.Context(), "go", slices.Concat(verb, []string{"-trimpath", "-ldflags", "-s -w", "-o", file}, args)...)
+		cmd := exec.CommandContext(t.Context(), "../../scripts/go", slices.Concat(verb, []string{"-trimpath", "-ldflags", "-s -w", "-o", file}, args)...)
 		cmd.Env = append(os.Environ(), "CGO_ENABLED="+cgo)
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Fatalf("build %s: %v\n%s", name, err, out)

@@ -18,6 +18,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/crypto/ssh"
+
 	"github.com/dspool/dspool"
 	"github.com/dspool/dspool/api"
 )
@@ -79,6 +81,9 @@ func Run(ctx context.Context, o Options) error {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
+	if !Patched() {
+		o.Log.Warn("this program was built without scripts/go: paramiko with several keys and libssh do not get in")
+	}
 	o.Limits = o.Limits.orDefault()
 	dir := filepath.Join(o.StateDir, "gateway")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -132,6 +137,13 @@ func Run(ctx context.Context, o Options) error {
 	parts.Wait()
 	g.reports.flush()
 	return nil
+}
+
+// Patched says whether this program was built with what the doors need of the SSH library, by scripts/go
+// (docs/adr/0014-the-door-is-openssh.md).
+func Patched() bool {
+	_, patched := any(&ssh.ServerConfig{}).(interface{ Patched() })
+	return patched
 }
 
 // follow keeps to the server's directives; while it is away, the last ones stay.

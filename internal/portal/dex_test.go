@@ -29,7 +29,7 @@ var buildDex = sync.OnceValues(func() (string, error) {
 	}
 	built = dir
 	bin := filepath.Join(dir, "dex")
-	cmd := exec.Command("go", "build", "-o", bin, ".")
+	cmd := exec.Command("go", "build", "-modfile=", "-o", bin, ".") // not the one of scripts/go
 	cmd.Dir = "testdata/dex"
 	out, err := cmd.CombinedOutput()
 	if err != nil {
