@@ -58,12 +58,7 @@ func TestOpenSSHClientWorksAsWithAnySSHServer(t *testing.T) {
 	})
 	t.Run("scp, sftp and rsync carry files whole", func(t *testing.T) { testFiles(t, w) })
 	t.Run("agent forwarding reaches the person's agent", func(t *testing.T) {
-		sock := filepath.Join(t.TempDir(), "agent")
-		agent := exec.CommandContext(deadline(t), needs(t, "ssh-agent"), "-D", "-a", sock)
-		ok(t, agent.Start())
-		defer func() { agent.Process.Kill(); agent.Wait() }()
-		w.eventually("the agent listens", func() bool { _, err := os.Stat(sock); return err == nil })
-		env := append(os.Environ(), "SSH_AUTH_SOCK="+sock)
+		env := append(os.Environ(), "SSH_AUTH_SOCK="+startAgent(t))
 		add := exec.Command("ssh-add", w.keys["bob"])
 		add.Env = env
 		w.want(add, nil)
@@ -93,6 +88,20 @@ func TestOpenSSHClientWorksAsWithAnySSHServer(t *testing.T) {
 		}
 		w.want(w.ssh("alice", "-O", "exit", "-o", "ControlPath="+control), nil)
 	})
+}
+
+// startAgent starts ssh-agent and returns its socket. It says where it listens once it does.
+func startAgent(t *testing.T) (socket string) {
+	t.Helper()
+	socket = filepath.Join(t.TempDir(), "agent")
+	agent := exec.CommandContext(deadline(t), needs(t, "ssh-agent"), "-D", "-a", socket)
+	out, err := agent.StdoutPipe()
+	ok(t, err)
+	ok(t, agent.Start())
+	t.Cleanup(func() { agent.Process.Kill(); agent.Wait() })
+	_, err = out.Read(make([]byte, 1))
+	ok(t, err)
+	return socket
 }
 
 func TestManyConnectionsOfAnEditorLandTogether(t *testing.T) {
@@ -360,4 +369,30 @@ func TestTheEndOfInputComesAfterTheCommand(t *testing.T) {
 			t.Fatal("the command waits for the end of its input")
 		}
 	}
+}
+
+// TestAnAnswerComesBeforeTheEnd is about commands that are over at once: a client takes a channel that ends before
+// its request is answered for a refusal.
+func TestAnAnswerComesBeforeTheEnd(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.seat("carol", talkativeMachine(t))
+	needs(t, "sshd")
+	client := w.login("carol")
+	var all sync.WaitGroup
+	for range 8 {
+		all.Go(func() {
+			for range 150 {
+				s, err := client.NewSession()
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if out, err := s.Output("echo one"); string(out) != "one\n" || err != nil {
+					t.Errorf("%q, %v", out, err)
+				}
+			}
+		})
+	}
+	all.Wait()
 }

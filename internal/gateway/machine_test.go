@@ -190,3 +190,56 @@ func tail(s string, n int) string {
 	}
 	return s
 }
+
+// talkativeMachine tells whoever runs something what no client knows, and wants no answer. Its commands are `echo`.
+func talkativeMachine(t *testing.T) *api.MachineAccess {
+	t.Helper()
+	host, _ := newKey(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	ok(t, err)
+	t.Cleanup(func() { l.Close() })
+	config := &ssh.ServerConfig{PublicKeyCallback: func(ssh.ConnMetadata, ssh.PublicKey) (*ssh.Permissions, error) { return &ssh.Permissions{}, nil }}
+	config.AddHostKey(host)
+	session := func(conn ssh.Conn, asked ssh.NewChannel) {
+		ch, reqs, err := asked.Accept()
+		if err != nil {
+			return
+		}
+		defer ch.Close()
+		for req := range reqs {
+			req.Reply(true, nil)
+			if req.Type != "exec" {
+				continue
+			}
+			conn.SendRequest("news@example.org", false, []byte("nothing"))
+			ch.SendRequest("news@example.org", false, nil)
+			ch.SendRequest("eow@openssh.com", false, nil)
+			var command struct{ Line string }
+			_ = ssh.Unmarshal(req.Payload, &command)
+			for part := range strings.SplitSeq(command.Line, ";") {
+				fmt.Fprintln(ch, strings.TrimPrefix(strings.TrimSpace(part), "echo "))
+			}
+			ch.SendRequest("exit-status", false, make([]byte, 4))
+			return
+		}
+	}
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				conn, chans, reqs, err := ssh.NewServerConn(c, config)
+				if err != nil {
+					return
+				}
+				go ssh.DiscardRequests(reqs)
+				for ch := range chans {
+					go session(conn, ch)
+				}
+			}()
+		}
+	}()
+	return &api.MachineAccess{Machine: "talker-1", Address: l.Addr().String(), HostKeys: []string{strings.TrimSpace(string(ssh.MarshalAuthorizedKey(host.PublicKey())))}}
+}

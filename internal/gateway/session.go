@@ -28,6 +28,7 @@ type session struct {
 	term       string
 	cols, rows atomic.Uint32
 	started    bool
+	passing    sync.Mutex // held until the answer to a request has been passed back
 	exitMu     sync.Mutex
 	exited     chan struct{} // closed when an exit status was seen or made
 	gate       gate
@@ -121,7 +122,9 @@ func (s *session) run(far ssh.Channel, farReqs <-chan *ssh.Request, answered []r
 		}
 		close(farGone)
 		<-allOut
-		s.c.settle() // a client that learns host keys does not wait for their proof once its command has ended
+		s.c.settle()     // a client that learns host keys does not wait for their proof once its command has ended
+		s.passing.Lock() // clients take an end before the answer for a refusal
+		defer s.passing.Unlock()
 		s.near.Close()
 	})
 	for _, req := range queued {
@@ -184,8 +187,10 @@ func (s *session) pass(far ssh.Channel, req *ssh.Request) {
 	if s.pty.Load() && s.c.record && (r.kind == "shell" || r.kind == "exec") {
 		s.beginRecording()
 	}
+	s.passing.Lock()
 	done, err := far.SendRequest(r.kind, req.WantReply, r.payload)
 	req.Reply(done && err == nil, nil)
+	s.passing.Unlock()
 	switch r.kind {
 	case "window-change":
 		s.resizeRecording()

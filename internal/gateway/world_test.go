@@ -20,6 +20,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"github.com/dspool/dspool/api"
 	"github.com/dspool/dspool/internal/gateway"
 )
 
@@ -229,9 +230,15 @@ func run(cmd *exec.Cmd, stdin io.Reader) (out, errs string, code int) {
 // want runs a command that must succeed.
 func (w *world) want(cmd *exec.Cmd, stdin io.Reader) string {
 	w.Helper()
+	return printed(w, cmd, stdin)
+}
+
+// printed is the output of a command that must succeed.
+func printed(t testing.TB, cmd *exec.Cmd, stdin io.Reader) string {
+	t.Helper()
 	out, errs, code := run(cmd, stdin)
 	if code != 0 {
-		w.Fatalf("%s: exit %d\n%s%s", strings.Join(cmd.Args, " "), code, out, errs)
+		t.Fatalf("%s: exit %d\n%s%s", strings.Join(cmd.Args, " "), code, out, errs)
 	}
 	return out
 }
@@ -239,6 +246,19 @@ func (w *world) want(cmd *exec.Cmd, stdin io.Reader) string {
 // client logs in with the library instead of OpenSSH.
 func (w *world) client(user string, auth ...ssh.AuthMethod) (*ssh.Client, error) {
 	return ssh.Dial("tcp", w.door, &ssh.ClientConfig{User: user, Auth: auth, HostKeyCallback: ssh.InsecureIgnoreHostKey(), Timeout: waitForIt})
+}
+
+// seat places the sessions of one user on another machine.
+func (w *world) seat(user string, m *api.MachineAccess) {
+	w.server.change(func() {
+		others := w.server.place
+		w.server.place = func(o api.OpenSession, step func(api.SessionStep)) api.SessionStep {
+			if o.User == user {
+				return api.SessionStep{Session: 8, Ready: m}
+			}
+			return others(o, step)
+		}
+	})
 }
 
 func (w *world) logged(text string) bool { return strings.Contains(w.log.String(), text) }
