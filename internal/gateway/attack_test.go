@@ -360,7 +360,7 @@ func TestAttackForgedProxyHeader(t *testing.T) {
 		if err != nil && !errors.Is(err, net.ErrClosed) && !strings.Contains(err.Error(), "reset") {
 			t.Fatal(err)
 		}
-		if string(answer) != "SSH-2.0-dspool\r\n" {
+		if string(answer) != "SSH-2.0-OpenSSH_9.9 dspool\r\n" {
 			t.Fatalf("answered %q", answer)
 		}
 		c.Close()

@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	mostTries    = 10 // keys in an agent count too
+	mostTries    = 10 // and as many keys of an agent that are not the right one
 	mostPassword = 1 << 10
 )
 

@@ -88,7 +88,9 @@ func (g *gateway) attend(ctx context.Context, outer *ssh.ServerConn, chans <-cha
 		outer.Close()
 	}
 	co.parts.Go(co.place)
-	outer.SendRequest(hostKeysTold, false, g.keys.announcement()) // before any command can end
+	if isOpenSSH(outer.ClientVersion()) { // others do not know it, and some leave then
+		outer.SendRequest(hostKeysTold, false, g.keys.announcement()) // before any command can end
+	}
 	co.dispatch(chans, reqs)
 
 	cancel()

@@ -15,7 +15,8 @@ const (
 	hostKeysProve = "hostkeys-prove-00@openssh.com"
 	hostKeysTold  = "hostkeys-00@openssh.com"
 	noMore        = "no-more-sessions@openssh.com"
-	mostGlobals   = 256 // requests that wait for a machine or for its answer
+	endOfWrite    = "eow@openssh.com" // of a channel: its sender takes no more
+	mostGlobals   = 256               // requests that wait for a machine or for its answer
 )
 
 // ownAnswers need no machine, and wait for none.
@@ -25,8 +26,8 @@ var ownAnswers = []string{keepAlive, hostKeysTold, hostKeysProve}
 func (c *conn) dispatch(chans <-chan ssh.NewChannel, reqs <-chan *ssh.Request) {
 	queue := make(chan *ssh.Request, mostGlobals)
 	defer close(queue)
-	var waiting atomic.Int64 // requests that have no answer yet
-	var opening sync.WaitGroup
+	var waiting atomic.Int64   // requests that have no answer yet
+	var opening sync.WaitGroup // sessions: none is added once no more are to be opened, which waits for them
 	c.parts.Go(func() { c.globals(queue, &waiting, &opening) })
 	last := false // no more sessions are to be opened
 	take := func(req *ssh.Request) {
@@ -182,15 +183,18 @@ func (c *conn) open(ch ssh.NewChannel, last bool, opening *sync.WaitGroup) {
 		ch.Reject(ssh.ResourceShortage, "too many channels are open")
 		return
 	}
-	opening.Add(1)
-	opened := sync.OnceFunc(opening.Done)
+	if kind == "session" {
+		opening.Add(1)
+		opened := sync.OnceFunc(opening.Done)
+		c.parts.Go(func() {
+			defer c.channels.Add(-1)
+			defer opened()
+			c.serveSession(ch, opened)
+		})
+		return
+	}
 	c.parts.Go(func() {
 		defer c.channels.Add(-1)
-		defer opened()
-		if kind == "session" {
-			c.serveSession(ch, opened)
-			return
-		}
 		select {
 		case <-c.placed:
 		case <-c.ctx.Done():
@@ -199,7 +203,7 @@ func (c *conn) open(ch ssh.NewChannel, last bool, opening *sync.WaitGroup) {
 			ch.Reject(ssh.ConnectionFailed, "there is no machine")
 			return
 		}
-		c.join(ch, c.inner.Conn, opened, c.outward)
+		c.join(ch, c.inner.Conn, c.outward)
 	})
 }
 
@@ -242,7 +246,7 @@ func (c *conn) fromMachine(in *inner) {
 		}
 		c.parts.Go(func() {
 			defer c.opened.Add(-1)
-			c.join(ch, c.outer.Conn, func() {}, c.inward)
+			c.join(ch, c.outer.Conn, c.inward)
 		})
 	}
 	<-in.done

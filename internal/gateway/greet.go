@@ -17,8 +17,11 @@ import (
 )
 
 const (
-	serverVersion = "SSH-2.0-dspool"
-	// mostBefore is how many bytes somebody may send before the login is done: ten keys with
+	// serverVersion is what both ends of a connection are told. OpenSSH keeps some of its requests for those who
+	// call themselves so, and other clients go by the number, of which some take 10 for 1
+	// (docs/adr/0014-the-door-is-openssh.md).
+	serverVersion = "SSH-2.0-OpenSSH_9.9 dspool"
+	// mostBefore is how many bytes somebody may send before the login is done: twenty keys with
 	// certificates are far below it.
 	mostBefore = 128 << 10
 	// kexWait is how long a client may leave its list of algorithms unsent before we send ours: a few
@@ -86,6 +89,9 @@ func greet(c net.Conn) (*outerConn, *algorithms, error) {
 	out.before.Store(int64(seen.Len()))
 	return out, offer, nil
 }
+
+// isOpenSSH says whether a version line is of OpenSSH, or of who wants to be treated so.
+func isOpenSSH(version []byte) bool { return strings.HasPrefix(string(version), "SSH-2.0-OpenSSH") }
 
 func readVersion(r *bufio.Reader) error {
 	line := make([]byte, 0, 64)

@@ -64,9 +64,8 @@ func (c *conn) outward() counted { return counted{there: c.cameIn, back: c.wentO
 func (c *conn) inward() counted  { return counted{there: c.wentOut, back: c.cameIn} }
 
 // join opens on the other side what one side asks for, and carries it until both have closed it.
-func (c *conn) join(asked ssh.NewChannel, other ssh.Conn, opened func(), count func() counted) {
+func (c *conn) join(asked ssh.NewChannel, other ssh.Conn, count func() counted) {
 	far, farReqs, err := other.OpenChannel(asked.ChannelType(), asked.ExtraData())
-	opened()
 	if err != nil {
 		reject(asked, err)
 		return

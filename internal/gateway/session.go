@@ -117,6 +117,10 @@ func (s *session) run(far ssh.Channel, farReqs <-chan *ssh.Request, answered []r
 			if req.Type == "exit-status" || req.Type == "exit-signal" {
 				s.exit()
 			}
+			if req.Type == endOfWrite && !isOpenSSH(s.c.outer.ClientVersion()) {
+				req.Reply(false, nil) // as sshd: others do not expect it
+				continue
+			}
 			ok, err := s.near.SendRequest(req.Type, req.WantReply, req.Payload)
 			req.Reply(ok && err == nil, nil)
 		}

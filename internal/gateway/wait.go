@@ -24,7 +24,7 @@ const (
 
 // answeredAtOnce are requests that nearly always succeed; clients may wait for their answers before
 // they ask for a shell, so these do not wait for a machine.
-var answeredAtOnce = []string{"pty-req", "env", "window-change", "x11-req", "auth-agent-req@openssh.com", "signal", "eow@openssh.com"}
+var answeredAtOnce = []string{"pty-req", "env", "window-change", "x11-req", "auth-agent-req@openssh.com", "signal", endOfWrite}
 
 // wait keeps a session's person informed until the machine is there. It returns what was answered
 // already and what is still to be; ok is false when there will be no machine.
