@@ -90,7 +90,7 @@ func TestOpenSSHClientWorksAsWithAnySSHServer(t *testing.T) {
 	})
 }
 
-// startAgent starts ssh-agent and returns its socket. It says where it listens once it does.
+// startAgent starts ssh-agent and returns its socket; the agent prints where it listens once it does.
 func startAgent(t *testing.T) (socket string) {
 	t.Helper()
 	socket = filepath.Join(t.TempDir(), "agent")
