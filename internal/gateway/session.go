@@ -110,6 +110,8 @@ func (s *session) run(far ssh.Channel, farReqs <-chan *ssh.Request, answered []r
 		defer close(allOut)
 		back.Wait()
 		s.machineClosed(farGone)
+		s.mu.Lock() // finish may do the same now
+		defer s.mu.Unlock()
 		s.near.CloseWrite()
 	}()
 	both.Go(func() {
