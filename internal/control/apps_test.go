@@ -6,14 +6,15 @@ import (
 	"time"
 
 	"github.com/dspool/dspool"
+	"github.com/dspool/dspool/internal/clock/clocktest"
 	"github.com/dspool/dspool/internal/store"
 	"github.com/dspool/dspool/internal/testkit"
 )
 
 func TestAppsThatNeverListenAreStopped(t *testing.T) {
 	t.Parallel()
-	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	s, err := store.Open(t.Context(), filepath.Join(t.TempDir(), "state.db"), store.WithClock(func() time.Time { return now }))
+	hand := clocktest.Standing(time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC))
+	s, err := store.Open(t.Context(), filepath.Join(t.TempDir(), "state.db"), store.WithClock(hand.Read))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -46,9 +47,9 @@ func TestAppsThatNeverListenAreStopped(t *testing.T) {
 		if err := c.EndSlowApps(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		now = now.Add(startMost) // not before then
+		hand.Pass(startMost) // not before then
 	}
-	now = now.Add(time.Second)
+	hand.Pass(time.Second)
 	if err := c.EndSlowApps(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -6,13 +6,14 @@ import (
 	"time"
 
 	"github.com/dspool/dspool"
+	"github.com/dspool/dspool/internal/clock/clocktest"
 	"github.com/dspool/dspool/internal/store"
 )
 
 func TestEstimatesAreOfMachinesThatAreComing(t *testing.T) {
 	t.Parallel()
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
-	s, err := store.Open(t.Context(), filepath.Join(t.TempDir(), "state.db"), store.WithClock(func() time.Time { return now }))
+	s, err := store.Open(t.Context(), filepath.Join(t.TempDir(), "state.db"), store.WithClock(clocktest.Standing(now).Read))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,17 +8,17 @@ import (
 )
 
 func (tx *Tx) insertClaim(c *ClaimRow) error {
-	_, err := tx.exec(`INSERT INTO claims (attempt, rank, machine, cpus, memory, gpus, desired, why, revision, started, ended)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+	_, err := tx.exec(`INSERT INTO claims (attempt, rank, machine, cpus, memory, gpus, desired, why, revision, started, ended, until)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 		c.Attempt, c.Rank, c.Machine, toMilli(c.Request.CPUs), c.Request.Memory, c.Request.GPUs,
-		string(c.Desired), reason(c.Why), c.Revision, micros(c.Started), micros(c.Ended))
+		string(c.Desired), reason(c.Why), c.Revision, micros(c.Started), micros(c.Ended), tx.until(c.Ended))
 	return err
 }
 
 // updateClaim writes a claim's start and end and notes in freed when it ended.
 func (tx *Tx) updateClaim(attempt int64, c ClaimRow, freed map[string]int64) error {
-	n, err := tx.exec(`UPDATE claims SET started = ?, ended = ? WHERE attempt = ? AND rank = ?`,
-		micros(c.Started), micros(c.Ended), attempt, c.Rank)
+	n, err := tx.exec(`UPDATE claims SET started = ?, ended = ?, `+untilEnded+` WHERE attempt = ? AND rank = ?`,
+		micros(c.Started), micros(c.Ended), micros(c.Ended), tx.until(c.Ended), attempt, c.Rank)
 	if err == nil && n == 0 {
 		return dspool.Errorf(dspool.NotFound, "attempt %d has no claim of rank %d", attempt, c.Rank)
 	}
@@ -30,7 +30,7 @@ func (tx *Tx) updateClaim(attempt int64, c ClaimRow, freed map[string]int64) err
 
 // endClaims ends what an attempt still holds.
 func (tx *Tx) endClaims(attempt int64, at time.Time, freed map[string]int64) error {
-	return tx.change(`UPDATE claims SET ended = ? WHERE attempt = ? AND ended IS NULL RETURNING machine`, []any{stored(at), attempt}, func(r row) error {
+	return tx.change(`UPDATE claims SET ended = ?, until = ? WHERE attempt = ? AND ended IS NULL RETURNING machine`, []any{stored(at), tx.until(&at), attempt}, func(r row) error {
 		var machine string
 		err := r.Scan(&machine)
 		freed[machine] = max(freed[machine], at.UnixMicro())

@@ -59,6 +59,6 @@ func (tx *Tx) OpenConnections(session int64) ([]dspool.Connection, error) {
 	if session != 0 {
 		where, args = ` AND session = ?`, []any{session}
 	}
-	out, err := list(tx, scanConnection, `SELECT `+connectionColumns+` FROM connections WHERE ended IS NULL`+where+` ORDER BY started, id`, args...)
+	out, err := list(tx, scanConnection, `SELECT `+connectionColumns+` FROM connections WHERE ended IS NULL`+where+` ORDER BY +rowid`, args...)
 	return out, wrap(err, "list open connections")
 }

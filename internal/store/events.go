@@ -64,10 +64,11 @@ func (tx *Tx) Events(f EventFilter) ([]dspool.Event, error) {
 	return out, wrap(err, "list events")
 }
 
-// PruneEvents deletes the events from before a time and returns how many they were.
+// PruneEvents deletes, from the first on, the events from before a time, and returns how many they were. What
+// a wrong clock called the future holds none of them back.
 func (tx *Tx) PruneEvents(before time.Time) (int64, error) {
-	// Identifiers grow with time: it is enough to look at those that go, and the first that stays.
-	n, err := tx.exec(`DELETE FROM events WHERE id < coalesce((SELECT id FROM events WHERE time >= ? ORDER BY id LIMIT 1), ?)`,
-		before.UnixMicro(), tx.last.event+1)
+	// It is enough to look at those that go, and the first that stays.
+	n, err := tx.exec(`DELETE FROM events WHERE id < coalesce((SELECT id FROM events WHERE time >= ? AND time <= ? ORDER BY id LIMIT 1), ?)`,
+		before.UnixMicro(), tx.now.UnixMicro(), tx.last.event+1)
 	return n, wrap(err, "prune events")
 }

@@ -50,8 +50,8 @@ func (tx *Tx) InsertMachine(m MachineRow) error {
 	tx.last.machine++
 	args := append([]any{tx.last.machine, m.Name, m.Pool, m.Size, toMilli(m.CPUs), m.Memory, m.GPUs, m.Disk, m.Price, stored(m.Created), m.ImageKey},
 		machineChangeArgs(m)...)
-	_, err := tx.exec(`INSERT INTO machines (id, `+machineFixed+`, `+machineChanges+`, revision)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0)`, args...)
+	_, err := tx.exec(`INSERT INTO machines (id, `+machineFixed+`, `+machineChanges+`, revision, until)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, ?)`, append(args, tx.until(m.Ended))...)
 	if unique(err) {
 		return dspool.Errorf(dspool.Conflict, "machine %s exists already, or did", m.Name)
 	}
@@ -61,8 +61,8 @@ func (tx *Tx) InsertMachine(m MachineRow) error {
 // UpdateMachine changes a machine; NotFound if there is none of its name. Pool, size, resources,
 // disk, price, creation time and image key stay what they were inserted as.
 func (tx *Tx) UpdateMachine(m MachineRow) error {
-	n, err := tx.exec(`UPDATE machines SET (`+machineChanges+`) = (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) WHERE name = ?`,
-		append(machineChangeArgs(m), m.Name)...)
+	n, err := tx.exec(`UPDATE machines SET (`+machineChanges+`) = (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?), `+untilEnded+` WHERE name = ?`,
+		append(machineChangeArgs(m), micros(m.Ended), tx.until(m.Ended), m.Name)...)
 	if err == nil && n == 0 {
 		return notFound("machine", m.Name)
 	}

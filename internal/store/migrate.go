@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io/fs"
+	"time"
 
 	"github.com/dspool/dspool"
 	"github.com/pressly/goose/v3"
@@ -39,18 +40,25 @@ func migrateUp(ctx context.Context, db *sql.DB, path string) error {
 	return nil
 }
 
-// identify returns the installation's name, made here the first time, and the latest time that a
-// transaction had.
-func identify(ctx context.Context, db *sql.DB) (id string, clock int64, err error) {
+// identify returns the installation's name, made here the first time, and the time where the last
+// transaction left it.
+func identify(ctx context.Context, db *sql.DB) (id string, l line, err error) {
 	var b [4]byte
 	_, _ = rand.Read(b[:]) // it never fails
 	_, err = db.ExecContext(ctx, `INSERT INTO installation (id, clock, machine, job, attempt, event, revision)
 		SELECT ?, 0, 0, 0, 0, 0, 0 WHERE NOT EXISTS (SELECT 1 FROM installation)`, hex.EncodeToString(b[:]))
 	if err != nil {
-		return "", 0, fmt.Errorf("name the installation: %w", err)
+		return "", l, fmt.Errorf("name the installation: %w", err)
 	}
-	if err := db.QueryRowContext(ctx, `SELECT id, clock FROM installation`).Scan(&id, &clock); err != nil {
-		return "", 0, fmt.Errorf("read the installation's name: %w", err)
+	var wall, lived int64
+	if err := db.QueryRowContext(ctx, `SELECT id, clock, lived, boot, skew FROM installation`).Scan(&id, &wall, &lived, &l.frame.Boot, &l.skew); err != nil {
+		return "", l, fmt.Errorf("read the installation's name: %w", err)
 	}
-	return id, clock, nil
+	if wall != 0 {
+		l.frame.Wall, l.frame.Lived = time.UnixMicro(wall).UTC(), time.Duration(lived)*time.Microsecond
+	}
+	if l.frame.Boot == "" {
+		l.frame.Boot = "unknown" // the clock of another process
+	}
+	return id, l, nil
 }

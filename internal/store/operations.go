@@ -31,6 +31,6 @@ func (tx *Tx) Operation(id string) (dspool.Operation, error) {
 
 // RunningOperations returns the operations that have not ended, oldest first.
 func (tx *Tx) RunningOperations() ([]dspool.Operation, error) {
-	out, err := list(tx, scanDocument[dspool.Operation], `SELECT body FROM operations WHERE state = 'running' ORDER BY created, id`)
+	out, err := list(tx, scanDocument[dspool.Operation], `SELECT body FROM operations WHERE state = 'running' ORDER BY +rowid`)
 	return out, wrap(err, "list running operations")
 }

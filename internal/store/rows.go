@@ -29,7 +29,9 @@ type JobRow struct {
 	Share   string        // name of that share
 	Key     string        // the submit's idempotency key, unique per user; "" if none
 	TaskSum time.Duration // sum of run times of its ended tasks
-	Blocked dspool.Reason // why none of it may start; none if it may
+	// TaskEnded is when the latest of its tasks to end did, whenever that became known; nil while none has.
+	TaskEnded *time.Time
+	Blocked   dspool.Reason // why none of it may start; none if it may
 }
 
 // Desired is what the server wants of a placed attempt.

@@ -44,8 +44,8 @@ func (tx *Tx) InsertSession(s *SessionRow) error {
 	}
 	id := tx.last.session + 1
 	args := append([]any{id, s.User, s.UID, s.Pool, s.Size, stored(s.Created)}, sessionChangeArgs(s)...)
-	_, err := tx.exec(`INSERT INTO sessions (`+sessionFixed+`, `+sessionChanges+`)
-		VALUES (?, ?, ?, ?, ?, ?, 0, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, args...)
+	_, err := tx.exec(`INSERT INTO sessions (`+sessionFixed+`, `+sessionChanges+`, until)
+		VALUES (?, ?, ?, ?, ?, ?, 0, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, append(args, tx.until(s.Ended))...)
 	if unique(err) {
 		return dspool.Errorf(dspool.Conflict, "user %s has a session in pool %s already", s.User, s.Pool)
 	}
@@ -64,8 +64,8 @@ func (tx *Tx) UpdateSession(s SessionRow) error {
 	if s.State == dspool.SessionClosed && s.Ended == nil {
 		s.Ended = &tx.now
 	}
-	n, err := tx.exec(`UPDATE sessions SET (`+sessionChanges+`) = (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) WHERE id = ?`,
-		append(sessionChangeArgs(&s), s.ID)...)
+	n, err := tx.exec(`UPDATE sessions SET (`+sessionChanges+`) = (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?), `+untilEnded+` WHERE id = ?`,
+		append(sessionChangeArgs(&s), micros(s.Ended), tx.until(s.Ended), s.ID)...)
 	if err == nil && n == 0 {
 		return sessionNotFound(s.ID)
 	}

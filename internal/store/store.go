@@ -4,7 +4,10 @@
 // The methods of [Tx] are the state's verbs, a file per noun; they check what only the store can
 // know (a missing row, a number given twice) and leave rules to their callers.
 //
-// All times are UTC in whole microseconds.
+// All times are UTC in whole microseconds, and what the host's clock said. Where the clock was set, the
+// times of all that lasts were moved with it: how long something has lasted is always [Tx.Now] less its
+// beginning, and two times of one row are as far apart as was lived between them. Times of different
+// rows may not be in order; numbers are.
 package store
 
 import (
@@ -13,10 +16,9 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"sync/atomic"
-	"time"
 
 	"github.com/dspool/dspool"
+	"github.com/dspool/dspool/internal/clock"
 )
 
 // Connections that serve reads at the same time. Each has its own small page cache.
@@ -24,29 +26,31 @@ const readers = 8
 
 // Store is the open state. It is safe for use by several goroutines.
 type Store struct {
-	clock        func() time.Time
+	clock        clock.Clock
 	installation string
 	writeDB      *sql.DB
 	readDB       *sql.DB
 	writer       chan *handle // holds the one writing connection while nobody writes; nil: to be opened
 	readers      chan *handle // those that are free
-	last         atomic.Int64 // latest time given to a transaction
 	closed       chan struct{}
 	closing      sync.Once
 	closeErr     error
+
+	mu   sync.Mutex
+	line line
 }
 
 // Option changes how a store is opened.
 type Option func(*Store)
 
-// WithClock makes the store take its times from now rather than time.Now.
-func WithClock(now func() time.Time) Option { return func(s *Store) { s.clock = now } }
+// WithClock makes the store take its times from c rather than from the clock of this process.
+func WithClock(c clock.Clock) Option { return func(s *Store) { s.clock = c } }
 
 // Open opens the state in the file path and creates it, readable by its owner only, where it does
 // not exist. An older schema is brought up to date; a newer one is refused and left as it is.
 func Open(ctx context.Context, path string, opts ...Option) (*Store, error) {
 	s := &Store{
-		clock:   time.Now,
+		clock:   clock.Process(),
 		writer:  make(chan *handle, 1),
 		readers: make(chan *handle, readers),
 		closed:  make(chan struct{}),
@@ -61,6 +65,7 @@ func Open(ctx context.Context, path string, opts ...Option) (*Store, error) {
 	for range readers {
 		s.readers <- nil
 	}
+	s.followNow(ctx)
 	return s, nil
 }
 
@@ -76,11 +81,9 @@ func (s *Store) open(ctx context.Context, path string) (err error) {
 	if err := migrateUp(ctx, s.writeDB, path); err != nil {
 		return translate(err)
 	}
-	var last int64
-	if s.installation, last, err = identify(ctx, s.writeDB); err != nil {
+	if s.installation, s.line, err = identify(ctx, s.writeDB); err != nil {
 		return translate(err)
 	}
-	s.last.Store(last)
 	if s.readDB, err = sql.Open("sqlite", dsn(path, true)); err != nil {
 		return err
 	}
@@ -128,6 +131,7 @@ func (s *Store) Write(ctx context.Context, fn func(*Tx) error) error {
 // Read runs fn on one snapshot of the state, undisturbed by writes that go on meanwhile. fn must
 // not call Write or Read, nor keep its Tx; verbs that change something fail in it.
 func (s *Store) Read(ctx context.Context, fn func(*Tx) error) error {
+	s.followNow(ctx)
 	return s.do(ctx, s.readers, s.readDB, false, fn)
 }
 
@@ -178,21 +182,11 @@ func (s *Store) do(ctx context.Context, free chan *handle, db *sql.DB, write boo
 	if err := tx.commit(); err != nil {
 		return fmt.Errorf("commit transaction: %w", translate(err))
 	}
+	if write {
+		s.keep(tx.line)
+	}
 	clean = true
 	return nil
-}
-
-// stamp returns the time for a transaction: never before one given earlier.
-func (s *Store) stamp() time.Time {
-	for {
-		last, now := s.last.Load(), s.clock().UnixMicro()
-		if now <= last {
-			return time.UnixMicro(last).UTC()
-		}
-		if s.last.CompareAndSwap(last, now) {
-			return time.UnixMicro(now).UTC()
-		}
-	}
 }
 
 var errClosed = dspool.Errorf(dspool.Unavailable, "the state is closed").WithHint("the server is stopping; try again when it is back")

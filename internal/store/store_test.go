@@ -1,14 +1,12 @@
 package store_test
 
 import (
-	"context"
 	"database/sql"
 	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -110,44 +108,6 @@ func TestReopenedStateGoesOnWhereItWas(t *testing.T) {
 	if left, err := filepath.Glob(filepath.Join(filepath.Dir(path), "*")); err != nil || len(left) != 1 || left[0] != path {
 		t.Errorf("closed, there are the files %q: %v", left, err)
 	}
-}
-
-func TestTimeNeverGoesBack(t *testing.T) {
-	t.Parallel()
-	path := filepath.Join(t.TempDir(), "state.db")
-	start := time.Date(2026, 3, 1, 12, 0, 0, 123456789, time.FixedZone("CET", 3600))
-	var now atomic.Pointer[time.Time]
-	now.Store(&start)
-	clock := store.WithClock(func() time.Time { return *now.Load() })
-	want := start.UTC().Truncate(time.Microsecond)
-	step := func(s *store.Store, clock, want time.Time) {
-		t.Helper()
-		now.Store(&clock)
-		for _, do := range []func(context.Context, func(*store.Tx) error) error{s.Write, s.Read} {
-			err := do(t.Context(), func(tx *store.Tx) error {
-				if tx.Now() != want {
-					t.Errorf("now is %v, want %v", tx.Now(), want)
-				}
-				return nil
-			})
-			if err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	s := open(t, path, clock)
-	step(s, start, want)
-	step(s, start.Add(-time.Hour), want)
-	want = want.Add(time.Second)
-	step(s, start.Add(time.Second), want)
-	if err := s.Write(t.Context(), func(tx *store.Tx) error { return tx.SetSetting("a", "1") }); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.Close(); err != nil {
-		t.Fatal(err)
-	}
-	// The clock was set back while the server was away.
-	step(open(t, path, clock), start.Add(-time.Hour), want)
 }
 
 func TestOpenRefusesWhatItCannotServe(t *testing.T) {

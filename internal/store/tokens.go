@@ -35,7 +35,7 @@ func (tx *Tx) Tokens(user string) ([]TokenRow, error) {
 	if user != "" {
 		where, args = ` WHERE user_name = ?`, []any{user}
 	}
-	out, err := list(tx, scanToken, `SELECT `+tokenColumns+` FROM tokens`+where+` ORDER BY created, id`, args...)
+	out, err := list(tx, scanToken, `SELECT `+tokenColumns+` FROM tokens`+where+` ORDER BY rowid`, args...)
 	return out, wrap(err, "list tokens")
 }
 

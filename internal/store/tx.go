@@ -18,12 +18,14 @@ type Tx struct {
 	// The first error after which the transaction can only be rolled back.
 	doomed error
 	now    time.Time
+	line   line
 	// The latest number given to each noun, written back at commit.
 	last struct{ machine, job, attempt, event, revision, session, serial, app int64 }
 }
 
-// Now returns the transaction's time: the same whenever it is asked, and never before that of an
-// earlier transaction, whatever the clock did.
+// Now returns the transaction's time: the same whenever it is asked, and what the host's clock says. It is
+// before that of an earlier transaction only where the clock was set back, and then all that lasts was
+// moved as far.
 func (tx *Tx) Now() time.Time { return tx.now }
 
 func (tx *Tx) begin() error {
@@ -31,16 +33,20 @@ func (tx *Tx) begin() error {
 		if err := tx.control("BEGIN"); err != nil {
 			return err
 		}
-		tx.now = tx.store.stamp()
+		tx.line, _ = tx.store.look()
+		tx.now = tx.line.now
 		return nil
 	}
 	if err := tx.control("BEGIN IMMEDIATE"); err != nil {
 		return err
 	}
-	tx.now = tx.store.stamp()
 	l := &tx.last
-	return tx.scan(`SELECT machine, job, attempt, event, revision, session, serial, app FROM installation`, nil,
+	err := tx.scan(`SELECT machine, job, attempt, event, revision, session, serial, app FROM installation`, nil,
 		&l.machine, &l.job, &l.attempt, &l.event, &l.revision, &l.session, &l.serial, &l.app)
+	if err != nil {
+		return err
+	}
+	return tx.follow()
 }
 
 func (tx *Tx) commit() error {
@@ -51,8 +57,9 @@ func (tx *Tx) commit() error {
 		return tx.rollback()
 	}
 	l := tx.last
-	if _, err := tx.exec(`UPDATE installation SET clock = ?, machine = ?, job = ?, attempt = ?, event = ?, revision = ?, session = ?, serial = ?, app = ?`,
-		tx.now.UnixMicro(), l.machine, l.job, l.attempt, l.event, l.revision, l.session, l.serial, l.app); err != nil {
+	if _, err := tx.exec(`UPDATE installation SET clock = ?, lived = ?, boot = ?, skew = ?,
+			machine = ?, job = ?, attempt = ?, event = ?, revision = ?, session = ?, serial = ?, app = ?`,
+		tx.now.UnixMicro(), tx.line.lived.Microseconds(), tx.line.frame.Boot, tx.line.skew, l.machine, l.job, l.attempt, l.event, l.revision, l.session, l.serial, l.app); err != nil {
 		return err
 	}
 	return tx.control("COMMIT")

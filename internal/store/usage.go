@@ -7,20 +7,24 @@ import (
 )
 
 // Each half of a union has its own index: one finds what lasts, the other what ended late enough,
-// however long the history. The queries leave the order to Go, for the same reason as attempts.
+// however long the history. What lasts began on the clock of now, what has ended is as long as its two times
+// are apart. The queries leave the order to Go, for the same reason as attempts.
 const (
-	machineIntervals = `SELECT id, name, pool, cpus, memory, gpus, price, created, ended FROM machines WHERE created < ? AND ended IS NULL
-		UNION ALL SELECT id, name, pool, cpus, memory, gpus, price, created, ended FROM machines WHERE created < ? AND ended > ?`
-	claimIntervals = `SELECT c.attempt, c.machine, a.user_name, a.job, c.cpus, c.memory, c.gpus, c.started, c.ended
-			FROM claims c JOIN attempts a ON a.id = c.attempt WHERE c.started < ? AND c.ended IS NULL
-		UNION ALL SELECT c.attempt, c.machine, a.user_name, a.job, c.cpus, c.memory, c.gpus, c.started, c.ended
-			FROM claims c JOIN attempts a ON a.id = c.attempt WHERE c.started < ? AND c.ended > ?`
-	sessionIntervals = `SELECT id, machine, user_name, cpus, memory, gpus, placed, ended FROM sessions WHERE placed < ? AND ended IS NULL
-		UNION ALL SELECT id, machine, user_name, cpus, memory, gpus, placed, ended FROM sessions WHERE placed < ? AND ended > ?`
+	machineIntervals = `SELECT id, name, pool, cpus, memory, gpus, price, created - ?1, NULL FROM machines WHERE created - ?1 < ?2 AND until IS NULL
+		UNION ALL SELECT id, name, pool, cpus, memory, gpus, price, until - (ended - created), until FROM machines
+			WHERE until > ?3 AND until - (ended - created) < ?2`
+	claimIntervals = `SELECT c.attempt, c.machine, a.user_name, a.job, c.cpus, c.memory, c.gpus, c.started - ?1, NULL
+			FROM claims c JOIN attempts a ON a.id = c.attempt WHERE c.started - ?1 < ?2 AND c.ended IS NULL
+		UNION ALL SELECT c.attempt, c.machine, a.user_name, a.job, c.cpus, c.memory, c.gpus, c.until - (c.ended - c.started), c.until
+			FROM claims c JOIN attempts a ON a.id = c.attempt WHERE c.until > ?3 AND c.until - (c.ended - c.started) < ?2`
+	sessionIntervals = `SELECT id, machine, user_name, cpus, memory, gpus, placed - ?1, NULL FROM sessions WHERE placed - ?1 < ?2 AND until IS NULL
+		UNION ALL SELECT id, machine, user_name, cpus, memory, gpus, until - (ended - placed), until FROM sessions
+			WHERE until > ?3 AND until - (ended - placed) < ?2`
 )
 
 // MachineIntervals returns, oldest machine first, when machines existed between from and to, cut to
-// that range and to now.
+// that range and to now. From and to are what the clock said; the intervals are on the time that was lived,
+// as are those of claims and sessions, so that they fit together and are as long as they lasted.
 func (tx *Tx) MachineIntervals(from, to time.Time) ([]MachineInterval, error) {
 	return intervals(tx, machineIntervals, from, to, func(r row, id *int64, m *MachineInterval) error {
 		var cpus int64
@@ -55,13 +59,24 @@ func (tx *Tx) SessionIntervals(from, to time.Time) ([]SessionInterval, error) {
 // intervals reads and cuts the rows of a query that wants to, to and from. A zero end is one that
 // has not come yet.
 func intervals[T any](tx *Tx, query string, from, to time.Time, scan func(row, *int64, *T) error, ends func(*T) (from, to *time.Time)) ([]T, error) {
-	if to.After(tx.now) {
-		to = tx.now
+	spans, err := tx.spans(from, to)
+	if err != nil {
+		return nil, wrap(err, "list intervals")
 	}
-	if !from.Before(to) {
-		return nil, nil
+	var out []T
+	for _, sp := range spans {
+		part, err := within(tx, query, sp, scan, ends)
+		if err != nil {
+			return nil, wrap(err, "list intervals")
+		}
+		out = append(out, part...)
 	}
-	from, to = from.UTC(), to.UTC()
+	return out, nil
+}
+
+// within is intervals for a span of lived time.
+func within[T any](tx *Tx, query string, sp span, scan func(row, *int64, *T) error, ends func(*T) (from, to *time.Time)) ([]T, error) {
+	from, to := time.UnixMicro(sp.from).UTC(), time.UnixMicro(sp.to).UTC()
 	type numbered struct {
 		id int64
 		v  T
@@ -78,9 +93,9 @@ func intervals[T any](tx *Tx, query string, from, to time.Time, scan func(row, *
 			*end = to
 		}
 		return nil
-	}, query, to.UnixMicro(), to.UnixMicro(), from.UnixMicro())
+	}, query, tx.line.skew, sp.to, sp.from)
 	if err != nil {
-		return nil, wrap(err, "list intervals")
+		return nil, err
 	}
 	slices.SortStableFunc(rows, func(a, b numbered) int { return cmp.Compare(a.id, b.id) })
 	out := make([]T, len(rows))

@@ -55,12 +55,12 @@ var configuration = []check{
 var operations = []check{
 	{"an operation comes back as it was put last", func(t *testing.T, s *store.Store) {
 		o := dspool.Operation{ID: "o1", Kind: "image.build", Target: "UbuntuDSVM", User: "ann", State: dspool.OperationRunning, Progress: "unpacks", Created: at(1)}
-		later := dspool.Operation{ID: "o0", State: dspool.OperationRunning, Created: at(2)}
+		later := dspool.Operation{ID: "o0", State: dspool.OperationRunning, Created: at(0)} // whatever the clock said
 		write(t, s, func(tx *store.Tx) error {
-			if err := tx.PutOperation(later); err != nil {
+			if err := tx.PutOperation(o); err != nil {
 				return err
 			}
-			return tx.PutOperation(o)
+			return tx.PutOperation(later)
 		})
 		same(t, get(t, s, (*store.Tx).RunningOperations), []dspool.Operation{o, later})
 		o.State, o.Ended = dspool.OperationFailed, ptr(at(3))
