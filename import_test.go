@@ -52,11 +52,11 @@ var mayImport = map[string][]string{
 	"internal/webdoor":        {"", "api"},
 	"internal/cli":            {"", "api", "client", "internal/suggest"},
 
-	"internal/control":   {"", "api", "internal/asuser", "internal/auth", "internal/config", "internal/plan", "internal/store", "internal/suggest", "internal/usage"},
+	"internal/control":   {"", "api", "internal/asuser", "internal/auth", "internal/clock", "internal/config", "internal/plan", "internal/store", "internal/suggest", "internal/usage"},
 	"internal/reconcile": {"", "internal/control", "internal/plan", "internal/provider", "internal/store"},
 	"internal/httpapi":   {"", "api", "internal/auth", "internal/control"},
 	"internal/portal":    {"", "api", "internal/auth", "internal/control", "internal/httpapi"},
-	"internal/server": {"", "api", "images", "internal/auth", "internal/config", "internal/control", "internal/httpapi", "internal/image", "internal/portal",
+	"internal/server": {"", "api", "images", "internal/auth", "internal/clock", "internal/config", "internal/control", "internal/httpapi", "internal/image", "internal/portal",
 		"internal/provider", "internal/reconcile", "internal/store", "python"},
 }
 

@@ -207,6 +207,8 @@ const (
 	WhyMachineProblem ReasonCode = "machine_problem"
 	WhyProviderSilent ReasonCode = "provider_silent"
 	WhyHubFails       ReasonCode = "jupyterhub_fails"
+	WhyClockAhead     ReasonCode = "clock_jumped_ahead"
+	WhyClockBack      ReasonCode = "clock_jumped_back"
 
 	// WhyRecorded is that of a row from before reasons were data.
 	WhyRecorded ReasonCode = "recorded"
@@ -426,6 +428,9 @@ var sentences = map[ReasonCode]sentence{
 	WhyMachineProblem: {"machine {machine} is unhealthy[: {first}]", "`dspool machine show MACHINE`."},
 	WhyHubFails:       {"JupyterHub cannot be run[: {detail}]", doServerLog},
 	WhyProviderSilent: {"the provider cannot be asked for its machines, and until it can nothing is concluded from what it said before[: {detail}]", doServerLog},
+
+	WhyClockAhead: {"the host's clock jumped ahead by {time}, at {since}", "Keep it right by NTP. Bills and what lasts are right all the same; a host that slept jumps too."},
+	WhyClockBack:  {"the host's clock jumped back by {time}, at {since}", "Keep it right by NTP. Bills and what lasts are right all the same."},
 
 	WhyRecorded: {"recorded by an earlier version[: {detail}]", ""},
 }

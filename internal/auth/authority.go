@@ -28,7 +28,6 @@ import (
 const AgentServerName = "agent-link.dspool.internal"
 
 const (
-	caLife      = 20 * 365 * 24 * time.Hour
 	serverLife  = 90 * 24 * time.Hour
 	machineLife = 24 * time.Hour
 	skew        = 5 * time.Minute // clocks of machines may be that far behind
@@ -43,11 +42,11 @@ type Authority struct {
 }
 
 // OpenAuthority reads the authority from dir, or makes it there.
-func OpenAuthority(dir, installation string, now time.Time) (*Authority, error) {
+func OpenAuthority(dir, installation string) (*Authority, error) {
 	certFile, keyFile := filepath.Join(dir, "ca.pem"), filepath.Join(dir, "ca.key")
 	certPEM, err := os.ReadFile(certFile)
 	if errors.Is(err, fs.ErrNotExist) {
-		if err := makeAuthority(dir, certFile, keyFile, installation, now); err != nil {
+		if err := makeAuthority(dir, certFile, keyFile, installation); err != nil {
 			return nil, fmt.Errorf("make certificate authority: %w", err)
 		}
 		certPEM, err = os.ReadFile(certFile)
@@ -72,7 +71,7 @@ func OpenAuthority(dir, installation string, now time.Time) (*Authority, error) 
 
 // makeAuthority writes the key before the certificate: a crash between leaves no
 // certificate, so the next start makes both anew.
-func makeAuthority(dir, certFile, keyFile, installation string, now time.Time) error {
+func makeAuthority(dir, certFile, keyFile, installation string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
@@ -81,10 +80,11 @@ func makeAuthority(dir, certFile, keyFile, installation string, now time.Time) e
 		return err
 	}
 	template := &x509.Certificate{
-		SerialNumber:          serial(),
-		Subject:               pkix.Name{CommonName: "dspool " + installation},
-		NotBefore:             now.Add(-skew),
-		NotAfter:              now.Add(caLife),
+		SerialNumber: serial(),
+		Subject:      pkix.Name{CommonName: "dspool " + installation},
+		// Always: a host may be wrong about the time when it starts for the first time, and this one stays.
+		NotBefore:             time.Unix(0, 0),
+		NotAfter:              time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC), // as RFC 5280 says it
 		IsCA:                  true,
 		BasicConstraintsValid: true,
 		MaxPathLenZero:        true,
@@ -183,12 +183,22 @@ func (a *Authority) ServerTLS(hosts []string, now func() time.Time) *tls.Config 
 }
 
 // AgentTLS is ServerTLS for the agent link: a client certificate is optional (enrolment
-// has none yet) and, when given, must be the authority's.
+// has none yet) and, when given, must be the authority's. Its dates are those of a clock that may have been
+// wrong when it was signed and may be wrong now, and count for nothing: a machine speaks for
+// itself as long as the store has it, which every request is held against.
 func (a *Authority) AgentTLS(now func() time.Time) *tls.Config {
 	c := a.ServerTLS([]string{AgentServerName}, now)
-	c.ClientAuth = tls.VerifyClientCertIfGiven
+	c.ClientAuth = tls.RequestClientCert
 	c.ClientCAs = x509.NewCertPool()
 	c.ClientCAs.AddCert(a.cert)
+	c.VerifyConnection = func(s tls.ConnectionState) error { // also of one that is resumed
+		if len(s.PeerCertificates) == 0 {
+			return nil
+		}
+		leaf := s.PeerCertificates[0]
+		_, err := leaf.Verify(x509.VerifyOptions{Roots: c.ClientCAs, CurrentTime: leaf.NotAfter, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}})
+		return err
+	}
 	c.MinVersion = tls.VersionTLS13
 	return c
 }
@@ -225,12 +235,12 @@ func ParseRequest(csr string) (key any, hash string, err error) {
 	return req.PublicKey, hex.EncodeToString(sum[:]), nil
 }
 
-// MachineOf returns the machine that a verified client certificate names.
+// MachineOf returns the machine that the client certificate of a connection by [Authority.AgentTLS] names.
 func MachineOf(state *tls.ConnectionState) (string, bool) {
-	if state == nil || len(state.VerifiedChains) == 0 {
+	if state == nil || len(state.PeerCertificates) == 0 {
 		return "", false
 	}
-	subject := state.VerifiedChains[0][0].Subject
+	subject := state.PeerCertificates[0].Subject
 	if len(subject.OrganizationalUnit) != 1 || subject.OrganizationalUnit[0] != "machine" {
 		return "", false
 	}

@@ -88,7 +88,7 @@ var userExtensions = map[string]string{
 func (a *SSHAuthority) SignUser(key, user string, serial uint64, from, until time.Time) (string, error) {
 	return sign(a.users, key, ssh.Certificate{
 		CertType: ssh.UserCert, Serial: serial, KeyId: user, ValidPrincipals: []string{user},
-		ValidAfter: uint64(from.Add(-skew).Unix()), ValidBefore: uint64(until.Unix()),
+		ValidAfter: after(from), ValidBefore: uint64(until.Unix()),
 		Permissions: ssh.Permissions{Extensions: userExtensions},
 	})
 }
@@ -97,7 +97,7 @@ func (a *SSHAuthority) SignUser(key, user string, serial uint64, from, until tim
 func (a *SSHAuthority) SignGateway(key, user, keyID string, serial uint64, now time.Time) (string, error) {
 	return sign(a.machines, key, ssh.Certificate{
 		CertType: ssh.UserCert, Serial: serial, KeyId: keyID, ValidPrincipals: []string{user},
-		ValidAfter: uint64(now.Add(-skew).Unix()), ValidBefore: uint64(now.Add(gatewayLife).Unix()),
+		ValidAfter: after(now), ValidBefore: uint64(now.Add(gatewayLife).Unix()),
 		Permissions: ssh.Permissions{Extensions: userExtensions},
 	})
 }
@@ -106,9 +106,12 @@ func (a *SSHAuthority) SignGateway(key, user, keyID string, serial uint64, now t
 func (a *SSHAuthority) SignHost(key string, names []string, serial uint64, now time.Time) (string, error) {
 	return sign(a.hosts, key, ssh.Certificate{
 		CertType: ssh.HostCert, Serial: serial, KeyId: "dspool doors", ValidPrincipals: names,
-		ValidAfter: uint64(now.Add(-skew).Unix()), ValidBefore: uint64(now.Add(hostLife).Unix()),
+		ValidAfter: after(now), ValidBefore: uint64(now.Add(hostLife).Unix()),
 	})
 }
+
+// after is from when a certificate of now counts. There is nothing before 1970, where clocks begin.
+func after(now time.Time) uint64 { return uint64(max(0, now.Add(-skew).Unix())) }
 
 func sign(signer ssh.Signer, key string, cert ssh.Certificate) (string, error) {
 	public, _, err := ParseKey(key)

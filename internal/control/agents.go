@@ -46,7 +46,7 @@ func (c *Control) Enrol(ctx context.Context, req api.EnrolRequest) (api.EnrolRes
 	if err != nil {
 		return api.EnrolResponse{}, err
 	}
-	cert, err := c.Authority.SignMachine(req.Machine, key, time.Now())
+	cert, err := c.Authority.SignMachine(req.Machine, key, c.Store.Now())
 	return api.EnrolResponse{Certificate: cert, SSHTrust: c.SSH.MachineTrust()}, err
 }
 
@@ -124,7 +124,7 @@ func (c *Control) Renew(ctx context.Context, machine string, req api.RenewReques
 	if err != nil {
 		return api.EnrolResponse{}, err
 	}
-	cert, err := c.Authority.SignMachine(machine, key, time.Now())
+	cert, err := c.Authority.SignMachine(machine, key, c.Store.Now())
 	return api.EnrolResponse{Certificate: cert}, err
 }
 

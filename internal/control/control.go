@@ -58,7 +58,7 @@ type Control struct {
 
 // New makes a Control. Close ends what it does in the background.
 func New(o Options) *Control {
-	c := &Control{Options: o, hub: newHub(), started: time.Now().UTC(), gateway: newGatewayState(), wrong: newWrongs(), devices: newDevices(), lanes: newLanes(), preparing: newLanes(), spaces: newSpaces()}
+	c := &Control{Options: o, hub: newHub(), started: time.Now(), gateway: newGatewayState(), wrong: newWrongs(), devices: newDevices(), lanes: newLanes(), preparing: newLanes(), spaces: newSpaces()}
 	c.base, c.stop = context.WithCancel(context.Background())
 	return c
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
@@ -124,7 +125,7 @@ func overConnections(tx *store.Tx) (end []api.Notice, err error) {
 	return end, nil
 }
 
-// hostCertificates are certificates for the doors' host keys, made anew when the keys or names change.
+// hostCertificates are certificates for the doors' host keys, made anew when keys or names change or time has passed.
 // The gateway made the keys and left their public halves beside them.
 func (c *Control) hostCertificates() string {
 	files, err := filepath.Glob(filepath.Join(c.StateDir, "gateway", "*.pub"))
@@ -137,8 +138,9 @@ func (c *Control) hostCertificates() string {
 		if err != nil {
 			continue
 		}
-		cert, err := c.gateway.hostCertificate(string(key), func() (string, error) {
-			return c.SSH.SignHost(string(key), c.HostNames, uint64(time.Now().Unix()), time.Now())
+		now := c.Store.Now()
+		cert, err := c.gateway.hostCertificate(string(key), now, func() (string, error) {
+			return c.SSH.SignHost(string(key), c.HostNames, uint64(now.Unix()), now)
 		})
 		if err != nil {
 			c.Log.Error("sign host key of doors", "file", f, "err", err)
@@ -155,15 +157,15 @@ type gatewayState struct {
 	mu    sync.Mutex
 	last  string
 	rev   int64
-	certs map[string]string
+	certs map[string]signed
 	heard map[string]time.Time // connections, by when the gateway last named them
 	since time.Time
 }
 
 func newGatewayState() *gatewayState {
 	now := time.Now()
-	// A restarted server must not give a number that an old one gave for something else.
-	return &gatewayState{rev: now.UnixMicro(), certs: map[string]string{}, heard: map[string]time.Time{}, since: now}
+	// A restarted server must not give a number that an old one gave for something else, whatever the clock says.
+	return &gatewayState{rev: rand.Int64N(1 << 52), certs: map[string]signed{}, heard: map[string]time.Time{}, since: now}
 }
 
 // revision numbers what the gateway is told: the same content has the same number.
@@ -178,15 +180,25 @@ func (g *gatewayState) revision(d api.GatewayDirectives) int64 {
 	return g.rev
 }
 
-func (g *gatewayState) hostCertificate(key string, sign func() (string, error)) (string, error) {
+// signed is a certificate of a host key and when it was made.
+type signed struct {
+	text string
+	at   time.Time
+}
+
+// hostAnew is after what time a certificate of a host key is made anew, a good while before it expires.
+const hostAnew = 180 * 24 * time.Hour
+
+func (g *gatewayState) hostCertificate(key string, now time.Time, sign func() (string, error)) (string, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if cert, ok := g.certs[key]; ok {
-		return cert, nil
+	// Also where the clock went back: it was signed for a time that is yet to come.
+	if c, ok := g.certs[key]; ok && !now.Before(c.at) && now.Sub(c.at) < hostAnew {
+		return c.text, nil
 	}
 	cert, err := sign()
 	if err == nil {
-		g.certs[key] = cert
+		g.certs[key] = signed{cert, now}
 	}
 	return cert, err
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/dspool/dspool"
 	"github.com/dspool/dspool/api"
@@ -140,10 +141,13 @@ func (c *Control) Sizes(ctx context.Context) (list api.List[dspool.Size], err er
 	return list, err
 }
 
+// jumpsTold is for how long a jump of the clock is a thing to look at.
+const jumpsTold = 24 * time.Hour
+
 // Status shows the whole system in short.
 func (c *Control) Status(ctx context.Context, who auth.Subject) (s api.Status, err error) {
 	s = api.Status{
-		Version: c.Version, Installation: c.Store.Installation(), Started: c.started,
+		Version: c.Version, Installation: c.Store.Installation(),
 		Hosts: api.HostStatus{Capacity: c.Capacity}, Images: []dspool.Image{}, Defaults: map[string]string{}, Problems: []dspool.Reason{},
 	}
 	problem := func(r dspool.Reason) { s.Problems = append(s.Problems, show(who, r)) }
@@ -170,6 +174,18 @@ func (c *Control) Status(ctx context.Context, who auth.Subject) (s api.Status, e
 			if m.Health == dspool.Unhealthy {
 				problem(dspool.Why(dspool.WhyMachineProblem, dspool.ReasonParams{Machine: m.Name}).With(m.HealthReason))
 			}
+		}
+		s.Started = tx.Now().Add(-time.Since(c.started))
+		jumps, err := tx.ClockJumps(tx.Now().Add(-jumpsTold), 5)
+		if err != nil {
+			return err
+		}
+		for _, j := range jumps {
+			code := dspool.WhyClockAhead
+			if j.By < 0 {
+				code = dspool.WhyClockBack
+			}
+			problem(dspool.Why(code, dspool.ReasonParams{Time: dspool.Duration(j.By.Abs().Round(time.Second)), Since: j.At.Truncate(time.Second)}))
 		}
 		images, err := tx.Images()
 		if err != nil {

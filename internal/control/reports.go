@@ -82,7 +82,7 @@ func (w *work) noteHealth(m *store.MachineRow, r api.Report, news func(string, t
 	turned := m.Health != health
 	m.Health, m.HealthReason = health, reason
 	w.wake(topicPlan)
-	if err := w.UpdateMachine(*m); err != nil || !turned || !news(m.Name, w.Now()) { // a reason that changes all the time is no event
+	if err := w.UpdateMachine(*m); err != nil || !turned || !news(m.Name, time.Now()) { // a reason that changes all the time is no event
 		return err
 	}
 	return w.event(dspool.Event{

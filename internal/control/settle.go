@@ -101,6 +101,9 @@ func (l *ledger) move(a store.AttemptRow, o outcome) bool {
 			job.TaskSum += t.Sub(*a.Started)
 		}
 		a.Ended = &t
+		if job.TaskEnded == nil || t.After(*job.TaskEnded) {
+			job.TaskEnded = &t
+		}
 	}
 	for i := range a.Claims {
 		a.Claims[i].Started, a.Claims[i].Ended = a.Started, a.Ended
@@ -175,6 +178,9 @@ func (l *ledger) end(job *store.JobRow) {
 	t := job.Tasks
 	now := l.Now()
 	job.Ended = &now
+	if slices.ContainsFunc(l.attempts, func(a store.AttemptRow) bool { return a.Job == job.ID && a.Ended != nil }) {
+		job.Ended = job.TaskEnded // which may have been while the server was away
+	}
 	switch {
 	case t.Failed+t.Lost > 0:
 		job.State, job.Reason = dspool.JobFailed, failure(t)

@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/dspool/dspool"
 	"github.com/dspool/dspool/api"
@@ -220,7 +219,7 @@ func (c *Control) SignWebCertificate(ctx context.Context, req api.WebCertificate
 	if err != nil {
 		return out, err
 	}
-	out.Certificate, err = c.Authority.SignServer(req.Names, key, time.Now())
+	out.Certificate, err = c.Authority.SignServer(req.Names, key, c.Store.Now())
 	return out, err
 }
 

@@ -135,8 +135,8 @@ type user struct {
 	name   string
 	held   vec
 	share  float64
-	served time.Time // latest of the jobs
-	jobs   []*job    // still to be looked at
+	served int64  // latest of the jobs
+	jobs   []*job // still to be looked at
 }
 
 type classKey struct {

@@ -72,9 +72,7 @@ func (p *planner) fill(pl *pool) {
 			u.share = u.held.share(pl.whole)
 			turns = append(turns, u)
 		}
-		if j.Served.After(u.served) {
-			u.served = j.Served
-		}
+		u.served = max(u.served, j.Served)
 		u.jobs = append(u.jobs, j)
 	}
 	heap.Init(&turns)
@@ -115,8 +113,8 @@ func (h users) Less(i, k int) bool {
 	if h[i].share != h[k].share {
 		return h[i].share < h[k].share
 	}
-	if !h[i].served.Equal(h[k].served) {
-		return h[i].served.Before(h[k].served)
+	if h[i].served != h[k].served {
+		return h[i].served < h[k].served
 	}
 	return h[i].jobs[0].ID < h[k].jobs[0].ID
 }

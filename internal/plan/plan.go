@@ -45,7 +45,7 @@ type Machine struct {
 // Session is a session that has not closed. From placed to closing it holds Request of its Machine, as
 // an attempt's claim does; it never ends by itself while it has a connection or anything in it lives.
 type Session struct {
-	ID          int64
+	ID          int64 // who came first has a lower one, and comes first
 	User        string
 	Pool        string
 	Size        string // that its machine must have; "" is any
@@ -60,7 +60,7 @@ type Session struct {
 	Active     bool
 	LastActive time.Time
 	KeepUntil  time.Time // zero if nobody asked to keep it
-	Since      time.Time // its creation: who waits longer comes first
+	Since      time.Time // its creation
 }
 
 // Attempt is an attempt placed on a machine and not ended. Those of a machine that fit it
@@ -88,7 +88,7 @@ type Job struct {
 	Blocked    dspool.Reason // why none of it may start, such as a job it waits for
 	Created    time.Time
 	TaskTime   time.Duration // mean run time of its ended tasks; 0 if none has ended
-	Served     time.Time     // when a task of it was last placed; zero if not lately
+	Served     int64         // a number that grows whenever a task of it is placed; 0 if none was lately
 }
 
 // Plan is what should happen, every action with the reason that people see.

@@ -34,7 +34,7 @@ func (p *planner) addSessions() {
 			p.guests = append(p.guests, guest{Session: s})
 		}
 	}
-	slices.SortFunc(p.guests, func(a, b guest) int { return cmp.Or(a.Since.Compare(b.Since), cmp.Compare(a.ID, b.ID)) })
+	slices.SortFunc(p.guests, func(a, b guest) int { return cmp.Compare(a.ID, b.ID) })
 	for i := range p.guests {
 		p.guests[i].order = i
 		if pl := p.by[p.guests[i].Pool]; pl != nil {

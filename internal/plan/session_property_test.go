@@ -145,7 +145,7 @@ func verifyClosed(t fataler, s plan.Snapshot, sessions map[int64]plan.Session, p
 // that nobody got a machine that somebody before them would have taken.
 func verifyQueue(t fataler, s plan.Snapshot, p plan.Plan, machines map[string]plan.Machine, got map[int64]string) {
 	wait := slices.DeleteFunc(slices.Clone(s.Sessions), func(x plan.Session) bool { return x.State != dspool.SessionWaiting || !wanted(x) })
-	slices.SortStableFunc(wait, func(a, b plan.Session) int { return cmp.Or(a.Since.Compare(b.Since), cmp.Compare(a.ID, b.ID)) })
+	slices.SortStableFunc(wait, func(a, b plan.Session) int { return cmp.Compare(a.ID, b.ID) })
 	var before []plan.Session // who waits on
 	var want []string
 	positions := map[string]int{}

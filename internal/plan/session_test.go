@@ -62,12 +62,12 @@ func TestSeats(t *testing.T) {
 			`seat 1 on batch-1 (1.333 cpu, 2.7 GiB, 2 gpu): machine batch-1 has room: place 1 of 3`,
 		},
 		{
-			"who came first is seated first, and the others are told their place in the queue",
+			"who came first is seated first, whatever the clock said, and the others are told their place in the queue",
 			with(snapshot(batch(most(1), per(2)), []plan.Machine{one}), guest(1, "ada", 1), guest(2, "bob", 2), guest(3, "cyd", 2), guest(4, "dan", 3)),
-			`seat 4 on batch-1 (2 cpu, 4 GiB): machine batch-1 has room: place 1 of 2
+			`seat 1 on batch-1 (2 cpu, 4 GiB): machine batch-1 has room: place 1 of 2
 			 seat 2 on batch-1 (2 cpu, 4 GiB): machine batch-1 has room: place 2 of 2
 			 session 3 is number 1: pool batch is at its max of 1 machine and every place is taken
-			 session 1 is number 2: pool batch is at its max of 1 machine and every place is taken
+			 session 4 is number 2: pool batch is at its max of 1 machine and every place is taken
 			 note batch: pool batch is at its max of 1 machine`,
 		},
 		{

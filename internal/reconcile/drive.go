@@ -16,8 +16,7 @@ import (
 
 // drive does what one machine's state asks for next. It returns when to look again, if time
 // alone will ask for more.
-func (l *Loop) drive(ctx context.Context, m store.MachineRow, v *view) (again time.Time) {
-	now := time.Now()
+func (l *Loop) drive(ctx context.Context, m store.MachineRow, v *view, now time.Time) (again time.Time) {
 	if now.Before(m.RetryAt) {
 		return m.RetryAt
 	}
@@ -26,7 +25,7 @@ func (l *Loop) drive(ctx context.Context, m store.MachineRow, v *view) (again ti
 		l.act(m.Name, creating, func() { l.create(ctx, m, v) })
 	case dspool.Starting:
 		// It could not join while no server ran.
-		limit := later(m.Created, l.begun).Add(time.Duration(v.pools[m.Pool].Policy.StartTimeout))
+		limit := later(m.Created, l.begunAt(now)).Add(time.Duration(v.pools[m.Pool].Policy.StartTimeout))
 		if now.Before(limit) {
 			return limit
 		}
@@ -38,6 +37,9 @@ func (l *Loop) drive(ctx context.Context, m store.MachineRow, v *view) (again ti
 	}
 	return time.Time{}
 }
+
+// begunAt is when the loop began, on the clock of now.
+func (l *Loop) begunAt(now time.Time) time.Time { return now.Add(-time.Since(l.begun)) }
 
 func later(a, b time.Time) time.Time {
 	if a.After(b) {

@@ -81,7 +81,7 @@ func (l *Loop) compare(ctx context.Context, m store.MachineRow, o provider.Obser
 		fault = dspool.Reason{Code: dspool.WhyVanished}
 	case !o.Running:
 		fault = dspool.Why(dspool.WhyEnded, dspool.ReasonParams{Detail: o.Detail})
-	case m.State == dspool.Ready && m.Health == dspool.Healthy && min(time.Since(later(m.Seen, l.begun)), l.Control.Unheard(m.Name)) > l.SilentAfter:
+	case m.State == dspool.Ready && m.Health == dspool.Healthy && l.silence(m) > l.SilentAfter:
 		if err := l.Control.MachineSilent(ctx, m.Name, l.SilentAfter); err != nil {
 			l.Log.Error("record silent machine", "machine", m.Name, "err", err)
 		}
@@ -94,6 +94,11 @@ func (l *Loop) compare(ctx context.Context, m store.MachineRow, o provider.Obser
 		l.failed(m.Pool, fault)
 	}
 	l.lost(ctx, m.Name, fault)
+}
+
+// silence is how long nothing was heard of a machine's agent that could have been heard.
+func (l *Loop) silence(m store.MachineRow) time.Duration {
+	return min(l.Store.Now().Sub(m.Seen), time.Since(l.begun), l.Control.Unheard(m.Name))
 }
 
 func (l *Loop) sweep(ctx context.Context, name string) {

@@ -13,11 +13,11 @@ import (
 )
 
 // pass computes the plan, writes it down and starts what it asks of the provider. It returns
-// when time alone will change the plan.
-func (l *Loop) pass(ctx context.Context) (again time.Time, err error) {
+// after how long time alone will change the plan; 0 is never.
+func (l *Loop) pass(ctx context.Context) (wait time.Duration, err error) {
 	var view *view
 	var p plan.Plan
-	var now time.Time
+	var again, now time.Time
 	err = l.Control.Decide(ctx, func(d *control.Decision) error {
 		view, err = l.snapshot(d.Tx)
 		if err != nil {
@@ -28,23 +28,27 @@ func (l *Loop) pass(ctx context.Context) (again time.Time, err error) {
 		return d.Enact(view.rows, p)
 	})
 	if err != nil {
-		return again, err
+		return 0, err
 	}
-	l.serve(view, p.Place, now)
+	l.serve(view, p.Place)
 	for _, m := range view.rows.Machines {
-		if at := l.drive(ctx, *m, view); !at.IsZero() && (again.IsZero() || at.Before(again)) {
+		if at := l.drive(ctx, *m, view, now); !at.IsZero() && (again.IsZero() || at.Before(again)) {
 			again = at
 		}
 	}
-	return again, nil
+	if again.IsZero() {
+		return 0, nil
+	}
+	return max(again.Sub(now), time.Millisecond), nil
 }
 
 // serve remembers which jobs had a turn last. It is lost with the server: a turn more or less.
-func (l *Loop) serve(v *view, places []plan.Place, now time.Time) {
+func (l *Loop) serve(v *view, places []plan.Place) {
+	l.passes++
 	for _, p := range places {
-		l.served[p.Job] = now
+		l.served[p.Job] = l.passes
 	}
-	maps.DeleteFunc(l.served, func(job int64, _ time.Time) bool { return v.rows.Jobs[job] == nil })
+	maps.DeleteFunc(l.served, func(job, _ int64) bool { return v.rows.Jobs[job] == nil })
 }
 
 // view is a snapshot with the rows it was made from.
@@ -115,7 +119,7 @@ func (l *Loop) snapshot(tx *store.Tx) (*view, error) {
 	}
 	for _, m := range machines {
 		if m.ReadyAt != nil {
-			l.joined(m.Pool, *m.ReadyAt)
+			l.joined(m.Pool, tx.Now().Sub(*m.ReadyAt))
 		}
 		v.rows.Machines[m.Name] = &m
 		idle := m.Created
@@ -132,7 +136,7 @@ func (l *Loop) snapshot(tx *store.Tx) (*view, error) {
 		})
 	}
 	for i, p := range v.Pools {
-		v.Pools[i].BackoffUntil, v.Pools[i].LastFailure = l.backoff(p.Name)
+		v.Pools[i].BackoffUntil, v.Pools[i].LastFailure = l.backoff(p.Name, tx.Now())
 		v.pools[p.Name] = v.Pools[i]
 		v.rows.Pools = append(v.rows.Pools, p.Name)
 	}

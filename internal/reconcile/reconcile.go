@@ -41,10 +41,11 @@ type Loop struct {
 	lists    chan listed       // what the provider answered
 	actions  sync.WaitGroup
 	begun    time.Time
-	served   map[int64]time.Time // when a task of a job was last placed
-	listing  bool                // the provider is being asked
-	again    bool                // ask once more as soon as it has answered
-	observed bool                // the provider's list has been held against the store once
+	passes   int64
+	served   map[int64]int64 // the pass in which a task of a job was last placed
+	listing  bool            // the provider is being asked
+	again    bool            // ask once more as soon as it has answered
+	observed bool            // the provider's list has been held against the store once
 }
 
 // action is what the provider does for a machine. Each kind has its own limit, so that slow
@@ -86,7 +87,7 @@ func New(o Options) *Loop {
 	}
 	return &Loop{
 		Options: o, acting: map[string]action{}, pools: map[string]*flaws{},
-		served: map[int64]time.Time{}, kick: make(chan struct{}, 1), lists: make(chan listed, 1),
+		served: map[int64]int64{}, kick: make(chan struct{}, 1), lists: make(chan listed, 1),
 	}
 }
 
@@ -104,13 +105,13 @@ func (l *Loop) Run(ctx context.Context) error {
 	}
 	for {
 		wanted := l.Control.ReconcileWanted()
-		var again time.Time
+		var again time.Duration
+		begun := time.Now()
 		if l.observed {
 			var err error
-			begun := time.Now()
 			if again, err = l.pass(ctx); err != nil && ctx.Err() == nil {
 				l.Log.Error("plan and act", "err", err)
-				again = time.Now().Add(retryPass)
+				again = retryPass
 			}
 			// A pass may take at most half of the time, however often it is wanted.
 			if took := time.Since(begun); took > 5*time.Millisecond {
@@ -119,10 +120,10 @@ func (l *Loop) Run(ctx context.Context) error {
 				}
 			}
 		}
-		if again.IsZero() {
+		if again == 0 {
 			alarm.Stop()
 		} else {
-			alarm.Reset(max(time.Until(again), time.Millisecond))
+			alarm.Reset(max(again-time.Since(begun), time.Millisecond))
 		}
 		select {
 		case <-ctx.Done():
@@ -184,24 +185,25 @@ func (l *Loop) failed(pool string, why dspool.Reason) {
 		l.pools[pool] = f
 	}
 	f.failures++
-	f.last, f.at = why.Clipped(), time.Now().UTC()
+	f.last, f.at = why.Clipped(), time.Now()
 	f.until = f.at.Add(min(time.Second<<min(f.failures-1, 10), 5*time.Minute))
 }
 
-// joined forgets a pool's failures once a machine has joined after them.
-func (l *Loop) joined(pool string, at time.Time) {
+// joined forgets a pool's failures once a machine that joined so long ago has done so after them.
+func (l *Loop) joined(pool string, ago time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if f := l.pools[pool]; f != nil && at.After(f.at) {
+	if f := l.pools[pool]; f != nil && ago < time.Since(f.at) {
 		delete(l.pools, pool)
 	}
 }
 
-func (l *Loop) backoff(pool string) (until time.Time, last dspool.Reason) {
+// backoff is until when a pool is held back, on the clock of now.
+func (l *Loop) backoff(pool string, now time.Time) (until time.Time, last dspool.Reason) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if f := l.pools[pool]; f != nil {
-		return f.until, f.last
+		return now.Add(time.Until(f.until)), f.last
 	}
 	return time.Time{}, dspool.Reason{}
 }

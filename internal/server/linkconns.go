@@ -38,7 +38,10 @@ func limitLink(l net.Listener, config *tls.Config) net.Listener {
 		}
 		own := config.Clone()
 		own.VerifyConnection = func(s tls.ConnectionState) error {
-			if len(s.VerifiedChains) > 0 {
+			if err := config.VerifyConnection(s); err != nil {
+				return err
+			}
+			if len(s.PeerCertificates) > 0 {
 				conn.shown()
 			}
 			return nil

@@ -30,13 +30,10 @@ type remote struct{ net.Conn }
 
 func (remote) RemoteAddr() net.Addr { return &net.TCPAddr{IP: net.IPv4(10, 1, 2, 3), Port: 5000} }
 
-// Somebody on a machine, without its key, opens connections to the agent link without end.
-func TestAttackFloodOfLinkConnections(t *testing.T) {
-	t.Parallel()
-	ca, err := auth.OpenAuthority(t.TempDir(), "test", time.Now())
-	if err != nil {
-		t.Fatal(err)
-	}
+// echo serves the agent link with what it does not serve, and returns how to come in with a certificate, or
+// none, and whether one is served.
+func echo(t *testing.T, ca *auth.Authority) (dial func(...tls.Certificate) *tls.Conn, echoes func(*tls.Conn) bool) {
+	t.Helper()
 	inner, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -57,17 +54,16 @@ func TestAttackFloodOfLinkConnections(t *testing.T) {
 	}()
 	trust := x509.NewCertPool()
 	trust.AppendCertsFromPEM(ca.PEM())
-	config := &tls.Config{RootCAs: trust, ServerName: auth.AgentServerName}
-	dial := func(config *tls.Config) *tls.Conn {
+	dial = func(certs ...tls.Certificate) *tls.Conn {
 		t.Helper()
-		c, err := tls.Dial("tcp", inner.Addr().String(), config)
+		c, err := tls.Dial("tcp", inner.Addr().String(), &tls.Config{RootCAs: trust, ServerName: auth.AgentServerName, Certificates: certs})
 		if err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { c.Close() })
 		return c
 	}
-	echoes := func(c *tls.Conn) bool {
+	echoes = func(c *tls.Conn) bool {
 		_ = c.SetDeadline(time.Now().Add(10 * time.Second))
 		if _, err := c.Write([]byte("x")); err != nil {
 			return false
@@ -75,15 +71,25 @@ func TestAttackFloodOfLinkConnections(t *testing.T) {
 		_, err := io.ReadFull(c, make([]byte, 1))
 		return err == nil
 	}
-	agent := config.Clone()
-	agent.Certificates = []tls.Certificate{machineCertificate(t, ca)}
+	return dial, echoes
+}
+
+// Somebody on a machine, without its key, opens connections to the agent link without end.
+func TestAttackFloodOfLinkConnections(t *testing.T) {
+	t.Parallel()
+	ca, err := auth.OpenAuthority(t.TempDir(), "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dial, echoes := echo(t, ca)
+	agent := machineCertificate(t, ca, time.Now())
 	own := dial(agent)
 	if !echoes(own) {
 		t.Fatal("the agent is not served")
 	}
 	var flood []*tls.Conn
 	for range 3 * mostOfMachine {
-		c := dial(config)
+		c := dial()
 		echoes(c)
 		flood = append(flood, c)
 	}
@@ -101,13 +107,45 @@ func TestAttackFloodOfLinkConnections(t *testing.T) {
 	}
 }
 
-func machineCertificate(t *testing.T, ca *auth.Authority) tls.Certificate {
+// A machine that joined while the clock was wrong stays one of the pool when it is set right.
+func TestOnlyTheAuthorityOfAMachinesCertificateCounts(t *testing.T) {
+	t.Parallel()
+	ca, err := auth.OpenAuthority(t.TempDir(), "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := auth.OpenAuthority(t.TempDir(), "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	door, err := ca.ServerCertificate([]string{"lab-1"}, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	dial, echoes := echo(t, ca)
+	for name, c := range map[string]struct {
+		cert tls.Certificate
+		want bool
+	}{
+		"of a year ago":                {machineCertificate(t, ca, time.Now().AddDate(-1, 0, 0)), true},
+		"of 1970":                      {machineCertificate(t, ca, time.Unix(10, 0)), true},
+		"of next year":                 {machineCertificate(t, ca, time.Now().AddDate(1, 0, 0)), true},
+		"of another authority":         {machineCertificate(t, other, time.Now()), false},
+		"of the authority for servers": {*door, false},
+	} {
+		if got := echoes(dial(c.cert)); got != c.want {
+			t.Errorf("a certificate %s is served: %v", name, got)
+		}
+	}
+}
+
+func machineCertificate(t *testing.T, ca *auth.Authority, now time.Time) tls.Certificate {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	text, err := ca.SignMachine("lab-1", key.Public(), time.Now())
+	text, err := ca.SignMachine("lab-1", key.Public(), now)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -20,6 +20,7 @@ import (
 	"github.com/dspool/dspool"
 	"github.com/dspool/dspool/api"
 	"github.com/dspool/dspool/internal/auth"
+	"github.com/dspool/dspool/internal/clock"
 	"github.com/dspool/dspool/internal/config"
 	"github.com/dspool/dspool/internal/control"
 	"github.com/dspool/dspool/internal/httpapi"
@@ -45,6 +46,7 @@ type Options struct {
 	Images     func(installation string) (control.Images, func(key string) string, error)
 	ImageCache string
 
+	Clock       clock.Clock       // the host's unless given
 	AgentListen string            // where agents are served; the provider says it unless given
 	Reconcile   reconcile.Options // only its times
 }
@@ -86,11 +88,14 @@ func Start(ctx context.Context, o Options) (_ *Server, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if s.store, err = store.Open(ctx, filepath.Join(o.StateDir, StoreFile)); err != nil {
+	if o.Clock == nil {
+		o.Clock = clock.Host()
+	}
+	if s.store, err = store.Open(ctx, filepath.Join(o.StateDir, StoreFile), store.WithClock(o.Clock)); err != nil {
 		return nil, err
 	}
 	installation := s.store.Installation()
-	ca, err := auth.OpenAuthority(filepath.Join(o.StateDir, "pki"), installation, time.Now())
+	ca, err := auth.OpenAuthority(filepath.Join(o.StateDir, "pki"), installation)
 	if err != nil {
 		return nil, err
 	}
@@ -185,7 +190,7 @@ func (s *Server) serveAgents(ca *auth.Authority, addr string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("listen for agents: %w", err)
 	}
-	s.serve(limitLink(l, withHTTP2(ca.AgentTLS(time.Now))), httpapi.AgentHandler(s.Control), "agent link")
+	s.serve(limitLink(l, withHTTP2(ca.AgentTLS(s.store.Now))), httpapi.AgentHandler(s.Control), "agent link")
 	s.agentAddr = l.Addr()
 	return "https://" + l.Addr().String(), nil
 }
@@ -219,7 +224,7 @@ func (s *Server) serveAPI(o Options, ca *auth.Authority, cfg *config.Config) err
 	if cfg == nil || cfg.Server.Listen == "" {
 		return nil
 	}
-	tlsConfig, err := apiTLS(ca, cfg.Server, s.Control.HostNames)
+	tlsConfig, err := apiTLS(ca, cfg.Server, s.Control.HostNames, s.store.Now)
 	if err != nil {
 		return err
 	}
@@ -251,7 +256,7 @@ func hostNames(cfg *config.Config) []string {
 	return names
 }
 
-func apiTLS(ca *auth.Authority, c config.Server, names []string) (*tls.Config, error) {
+func apiTLS(ca *auth.Authority, c config.Server, names []string, now func() time.Time) (*tls.Config, error) {
 	if c.Certificate != "" {
 		cert, err := tls.LoadX509KeyPair(c.Certificate, c.Key)
 		if err != nil {
@@ -259,7 +264,7 @@ func apiTLS(ca *auth.Authority, c config.Server, names []string) (*tls.Config, e
 		}
 		return &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{cert}}, nil
 	}
-	return ca.ServerTLS(names, time.Now), nil
+	return ca.ServerTLS(names, now), nil
 }
 
 func (s *Server) serve(l net.Listener, h http.Handler, what string) {

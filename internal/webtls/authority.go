@@ -61,7 +61,7 @@ func (a *authority) certificate(hello *tls.ClientHelloInfo, name string) (*tls.C
 	a.mu.Lock()
 	cert := e.cert
 	a.mu.Unlock()
-	if cert != nil && a.now().Before(cert.Leaf.NotAfter) {
+	if cert != nil && counts(cert.Leaf, a.now()) {
 		return cert, nil
 	}
 	if asked != nil {
@@ -73,7 +73,7 @@ func (a *authority) certificate(hello *tls.ClientHelloInfo, name string) (*tls.C
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if e.cert != nil && a.now().Before(e.cert.Leaf.NotAfter) {
+	if e.cert != nil && counts(e.cert.Leaf, a.now()) {
 		return e.cert, nil
 	}
 	return nil, e.err
@@ -98,7 +98,12 @@ func (a *authority) look(name string) (*entry, <-chan struct{}) {
 }
 
 func due(leaf *x509.Certificate, now time.Time) bool {
-	return now.After(leaf.NotAfter.Add(-leaf.NotAfter.Sub(leaf.NotBefore) / 3))
+	return !counts(leaf, now) || now.After(leaf.NotAfter.Add(-leaf.NotAfter.Sub(leaf.NotBefore)/3))
+}
+
+// counts says whether browsers take the certificate; one from a clock that was ahead they do not yet.
+func counts(leaf *x509.Certificate, now time.Time) bool {
+	return !now.Before(leaf.NotBefore) && now.Before(leaf.NotAfter)
 }
 
 // makeRoom forgets a name when there are too many: any, as it is only asked for again.
