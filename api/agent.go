@@ -115,6 +115,9 @@ type TaskSpec struct {
 
 // Report is what an agent says about its machine, batched.
 type Report struct {
+	// Now is what the machine's clock says, which may be anything: the times in the report count by how long
+	// before it they were. Agents that do not say it have the server's clock.
+	Now      *dspool.Time    `json:"now,omitempty"`
 	Attempts []AttemptReport `json:"attempts,omitempty"`
 	Sessions []SessionReport `json:"sessions,omitempty"`
 	Health   dspool.Health   `json:"health"`

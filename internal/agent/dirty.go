@@ -36,7 +36,23 @@ type said struct {
 	seat    *seat    // the two
 	version int64
 	report  api.AttemptReport
+	begun   time.Time // of the attempt; zero: it did not
+	over    time.Time
 	session api.SessionReport
+}
+
+// dated is the report with its times on the clock of now, which may have been set since they were.
+func (s said) dated(now time.Time) api.AttemptReport {
+	r := s.report
+	on := func(t time.Time) *dspool.Time {
+		if t.IsZero() {
+			return nil
+		}
+		t = now.Add(t.Sub(now)).UTC() // what lies between them nobody sets
+		return &t
+	}
+	r.Started, r.Ended = on(s.begun), on(s.over)
+	return r
 }
 
 // batch returns up to n attempts that the server must hear of now, and when there will be
@@ -56,7 +72,7 @@ func (t *table) batch(n int, now time.Time) (out []said, next time.Time) {
 			signal(t.hurry)
 			break
 		}
-		out = append(out, said{attempt: a, version: a.version, report: a.report})
+		out = append(out, said{attempt: a, version: a.version, report: a.report, begun: a.begun, over: a.over})
 	}
 	return out, next
 }

@@ -74,12 +74,14 @@ func (a *Agent) gather(ctx context.Context) {
 func (a *Agent) post(ctx context.Context, batch []said) {
 	var wait backoff
 	for ctx.Err() == nil {
-		var r api.Report
+		now := time.Now()
+		sent := now.UTC()
+		r := api.Report{Now: &sent}
 		for _, s := range batch {
 			if s.seat != nil {
 				r.Sessions = append(r.Sessions, s.session)
 			} else {
-				r.Attempts = append(r.Attempts, s.report)
+				r.Attempts = append(r.Attempts, s.dated(now))
 			}
 		}
 		r.Health, r.Reason = a.currentHealth()

@@ -52,8 +52,10 @@ type attempt struct {
 	kill      *initd.Kill
 	limited   bool // its time limit is being watched
 	timer     *time.Timer
-	report    api.AttemptReport
-	version   int64 // of report
+	report    api.AttemptReport // without times
+	begun     time.Time         // zero: it never ran
+	over      time.Time         // zero: it runs
+	version   int64             // of report
 	dirty     bool
 	notBefore time.Time // for reporting again what the server refused
 }
@@ -217,15 +219,15 @@ func (t *table) take(a *attempt, s initd.Status, out *decisions) {
 	if s.State == initd.Starting {
 		s.State = initd.Running // it holds its resources and can be killed
 	}
-	if s.Started != nil {
-		a.report.Started = s.Started
+	now := time.Now()
+	if s.Started != nil && a.begun.IsZero() {
+		a.begun = now.Add(-time.Duration(s.Elapsed + s.Over))
 	}
 	if s.State == initd.Ended {
 		t.used = t.used.Sub(a.request)
 		a.report.ExitCode = s.ExitCode
 		if s.Started != nil {
-			over := s.Started.Add(time.Duration(s.Elapsed))
-			a.report.Ended = &over
+			a.over = now.Add(-time.Duration(s.Over))
 		}
 		state, reason := verdict(s)
 		t.end(a, state, reason)

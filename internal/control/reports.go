@@ -47,6 +47,9 @@ func (c *Control) Report(ctx context.Context, machine string, r api.Report) erro
 		ids := make([]int64, len(r.Attempts))
 		reports := make(map[int64]api.AttemptReport, len(r.Attempts))
 		for i, a := range r.Attempts {
+			if r.Now != nil {
+				a.Started, a.Ended = onClock(w.Now(), *r.Now, a.Started), onClock(w.Now(), *r.Now, a.Ended)
+			}
 			ids[i], reports[a.ID] = a.ID, a
 		}
 		rows, err := w.Attempts(ids)
@@ -64,6 +67,15 @@ func (c *Control) Report(ctx context.Context, machine string, r api.Report) erro
 		}
 		return l.flush()
 	})
+}
+
+// onClock is a time of a machine whose clock says theirs on the clock that says now.
+func onClock(now, theirs time.Time, t *time.Time) *time.Time {
+	if t == nil {
+		return nil
+	}
+	at := now.Add(t.Sub(theirs))
+	return &at
 }
 
 func (w *work) noteHealth(m *store.MachineRow, r api.Report, news func(string, time.Time) bool) error {

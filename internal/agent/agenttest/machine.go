@@ -162,8 +162,11 @@ func (m *Machine) Spawn(ctx context.Context, s initd.Spec) (initd.Status, error)
 
 func (a *attempt) now() initd.Status {
 	s := a.status
-	if s.State == initd.Running {
+	switch {
+	case s.State == initd.Running:
 		s.Elapsed = dspool.Duration(time.Since(a.begun))
+	case s.Started != nil:
+		s.Over = dspool.Duration(time.Since(a.begun)) - s.Elapsed
 	}
 	return s
 }

@@ -54,6 +54,7 @@ type Status struct {
 	TimeLimit dspool.Duration  `json:"time_limit,omitempty"`
 	Started   *time.Time       `json:"started,omitempty"` // nil if no process ever ran
 	Elapsed   dspool.Duration  `json:"elapsed,omitempty"` // run time until now or its end, by a clock that nobody sets
+	Over      dspool.Duration  `json:"over,omitempty"`    // time since its end, by the same
 	ExitCode  *int             `json:"exit_code,omitempty"`
 	Signal    int              `json:"signal,omitempty"` // that ended the main process; ExitCode is 128 more
 	OOM       bool             `json:"oom,omitempty"`    // the kernel killed some of it for memory

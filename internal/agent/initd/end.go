@@ -167,8 +167,10 @@ func (a *attempt) snapshot() Status {
 	if !a.wall.IsZero() {
 		wall := a.wall
 		s.Started = &wall
-		if !a.exited && a.state != Ended {
-			s.Elapsed = dspool.Duration(time.Since(a.begun))
+		if lived := time.Since(a.begun); a.exited || a.state == Ended {
+			s.Over = dspool.Duration(lived - a.elapsed)
+		} else {
+			s.Elapsed = dspool.Duration(lived)
 		}
 	}
 	if a.exited && a.status.Signaled() {
