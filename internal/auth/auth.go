@@ -19,9 +19,10 @@ type Subject struct {
 	Admin bool
 	// Spawner may run apps for any user: a JupyterHub.
 	Spawner bool
-	// Since is when the account was made. A name may be given again after its account was removed:
-	// what is older was another person's.
-	Since time.Time
+	// UID is the account's for ever; 0 is any account of that name. A name may be given again after its
+	// account was removed: what has another uid is another person's.
+	UID   int
+	Since time.Time // when the account was made
 }
 
 // Name is how events call the subject.
@@ -100,9 +101,9 @@ func Can(s Subject, a Action, k Kind, of string) bool {
 	return false
 }
 
-// CanOld is Can for a thing that was made at a time, perhaps by a former account of the same name.
-func CanOld(s Subject, a Action, k Kind, of string, made time.Time) bool {
-	return Can(s, a, k, of) && (s.Admin || !made.Before(s.Since))
+// CanOld is Can for a thing of the account with a uid, perhaps a former one of the same name.
+func CanOld(s Subject, a Action, k Kind, of string, uid int) bool {
+	return Can(s, a, k, of) && (s.Admin || s.UID == 0 || uid == s.UID)
 }
 
 const tokenPrefix = "dsp_"

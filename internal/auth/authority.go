@@ -31,6 +31,8 @@ const (
 	serverLife  = 90 * 24 * time.Hour
 	machineLife = 24 * time.Hour
 	skew        = 5 * time.Minute // clocks of machines may be that far behind
+	// What the server shows itself is good for those who know the time better than its host does.
+	ahead = 365 * 24 * time.Hour
 )
 
 // Authority is the installation's own certificate authority. Its key lies in the state
@@ -135,7 +137,7 @@ func (a *Authority) ServerCertificate(hosts []string, now time.Time) (*tls.Certi
 	if err != nil {
 		return nil, err
 	}
-	der, err := a.sign(serverTemplate(hosts, now), key.Public(), now)
+	der, err := a.sign(serverTemplate(hosts, now), key.Public(), now.Add(-ahead))
 	if err != nil {
 		return nil, fmt.Errorf("sign server certificate: %w", err)
 	}
@@ -147,7 +149,7 @@ func (a *Authority) ServerCertificate(hosts []string, now time.Time) (*tls.Certi
 func (a *Authority) SignServer(names []string, key any, now time.Time) (string, error) {
 	template := serverTemplate(names, now)
 	template.Subject.CommonName = "dspool door"
-	der, err := a.sign(template, key, now)
+	der, err := a.sign(template, key, now.Add(-skew))
 	if err != nil {
 		return "", fmt.Errorf("sign certificate of a door: %w", err)
 	}
@@ -211,7 +213,7 @@ func (a *Authority) SignMachine(machine string, key any, now time.Time) (string,
 		NotAfter:    now.Add(machineLife),
 		KeyUsage:    x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
-	}, key, now)
+	}, key, now.Add(-skew))
 	if err != nil {
 		return "", fmt.Errorf("sign certificate of machine %s: %w", machine, err)
 	}
@@ -247,9 +249,9 @@ func MachineOf(state *tls.ConnectionState) (string, bool) {
 	return subject.CommonName, subject.CommonName != ""
 }
 
-func (a *Authority) sign(template *x509.Certificate, public any, now time.Time) ([]byte, error) {
+func (a *Authority) sign(template *x509.Certificate, public any, from time.Time) ([]byte, error) {
 	template.SerialNumber = serial()
-	template.NotBefore = now.Add(-skew)
+	template.NotBefore = from
 	return x509.CreateCertificate(rand.Reader, template, a.cert, public, a.key)
 }
 

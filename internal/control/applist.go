@@ -15,7 +15,7 @@ func mayApp(who auth.Subject, a auth.Action, app store.AppRow) bool {
 	if app.User == dspool.HubUser && !who.Admin && who.User != app.User {
 		return false
 	}
-	return auth.CanOld(who, a, auth.App, app.User, app.Created)
+	return auth.CanOld(who, a, auth.App, app.User, app.UID)
 }
 
 func seenApp(tx *store.Tx, who auth.Subject, id int64) (store.AppRow, error) {

@@ -17,10 +17,17 @@ const settingRetention = "events.retention"
 // DefaultRetention is how long events are kept unless the setting says otherwise.
 const DefaultRetention = 90 * 24 * time.Hour
 
+// clockTrusted is how long nobody must have set the clock before events are forgotten by it.
+const clockTrusted = time.Hour
+
 // PruneEvents forgets events that are older than their retention. What money and the state of
-// jobs are computed from lies elsewhere and stays.
+// jobs are computed from lies elsewhere and stays. Only a clock that has been right for a while is believed,
+// because what is forgotten does not come back when it is set right.
 func (c *Control) PruneEvents(ctx context.Context) error {
 	return c.Store.Write(ctx, func(tx *store.Tx) error {
+		if jumps, err := tx.ClockJumps(tx.Now().Add(-clockTrusted), 1); err != nil || len(jumps) > 0 {
+			return err
+		}
 		keep := DefaultRetention
 		text, err := tx.Setting(settingRetention)
 		if err != nil {
@@ -65,7 +72,7 @@ func (c *Control) Events(ctx context.Context, who auth.Subject, q EventQuery) (l
 			}
 		}
 		events, err := tx.Events(store.EventFilter{
-			After: q.After, Latest: q.Latest, Limit: q.Limit + 1, Pool: q.Pool, Machine: q.Machine, Job: q.Job, User: visibleTo(who), Since: who.Since,
+			After: q.After, Latest: q.Latest, Limit: q.Limit + 1, Pool: q.Pool, Machine: q.Machine, Job: q.Job, User: visibleTo(who), UID: who.UID,
 		})
 		if len(events) > q.Limit {
 			list.More = true

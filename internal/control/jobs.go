@@ -27,7 +27,7 @@ func (c *Control) job(ctx context.Context, who auth.Subject, id int64) (row stor
 
 func seenJob(tx *store.Tx, who auth.Subject, id int64) (store.JobRow, error) {
 	row, err := tx.Job(id)
-	if dspool.ErrorCode(err) == dspool.NotFound || (err == nil && !auth.CanOld(who, auth.See, auth.Job, row.User, row.Created)) {
+	if dspool.ErrorCode(err) == dspool.NotFound || (err == nil && !auth.CanOld(who, auth.See, auth.Job, row.User, row.UID)) {
 		return store.JobRow{}, hidden("job", strconv.FormatInt(id, 10))
 	}
 	return row, err
@@ -59,7 +59,7 @@ func (c *Control) Jobs(ctx context.Context, who auth.Subject, q JobQuery) (api.L
 				return err
 			}
 			for _, r := range rows {
-				if !auth.CanOld(who, auth.See, auth.Job, r.User, r.Created) {
+				if !auth.CanOld(who, auth.See, auth.Job, r.User, r.UID) {
 					return nil // and so are all that are older
 				}
 				if list.More = len(list.Items) == q.Limit || size > jobsBytes; list.More {

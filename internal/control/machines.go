@@ -58,15 +58,23 @@ func (c *Control) Machine(ctx context.Context, who auth.Subject, name string) (d
 		if err != nil {
 			return err
 		}
+		var ids []int64
 		for _, a := range open {
-			if auth.CanOld(who, auth.See, auth.Job, a.User, a.Assigned) {
+			ids = append(ids, a.Job)
+		}
+		jobs, err := tx.JobsByID(ids)
+		if err != nil {
+			return err
+		}
+		for _, a := range open {
+			if auth.CanOld(who, auth.See, auth.Job, a.User, jobs[a.Job].UID) {
 				d.Tasks = append(d.Tasks, showTask(who, a.User, dspool.Task{
 					Job: a.Job, Index: a.Index, State: a.State, Reason: a.Reason, Attempt: a.ID,
 					Machine: name, ExitCode: a.ExitCode, Started: a.Started, Ended: a.Ended,
 				}))
 			}
 		}
-		d.Events, err = tx.Events(store.EventFilter{Machine: name, Latest: true, Limit: 20, User: visibleTo(who), Since: who.Since})
+		d.Events, err = tx.Events(store.EventFilter{Machine: name, Latest: true, Limit: 20, User: visibleTo(who), UID: who.UID})
 		for i := range d.Events {
 			d.Events[i] = showEvent(who, d.Events[i])
 		}
@@ -221,7 +229,11 @@ func (c *Control) MachineLost(ctx context.Context, name string, failure dspool.R
 func (c *Control) Operation(ctx context.Context, who auth.Subject, id string) (op dspool.Operation, err error) {
 	err = c.Store.Read(ctx, func(tx *store.Tx) error {
 		op, err = tx.Operation(id)
-		if dspool.ErrorCode(err) == dspool.NotFound || (err == nil && !auth.CanOld(who, auth.See, auth.Operation, op.User, op.Created)) {
+		uid := 0
+		if err == nil {
+			uid, err = tx.OperationUID(id)
+		}
+		if dspool.ErrorCode(err) == dspool.NotFound || (err == nil && !auth.CanOld(who, auth.See, auth.Operation, op.User, uid)) {
 			return hidden("operation", dspool.Quote(id))
 		}
 		op = showOperation(who, op)

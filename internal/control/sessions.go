@@ -255,7 +255,7 @@ func (c *Control) ListSessions(ctx context.Context, who auth.Subject, q SessionQ
 	err = c.Store.Read(ctx, func(tx *store.Tx) error {
 		rows, err := tx.Sessions(f)
 		for i, r := range rows {
-			if !auth.CanOld(who, auth.See, auth.Session, r.User, r.Created) {
+			if !auth.CanOld(who, auth.See, auth.Session, r.User, r.UID) {
 				break // and so are all that are older
 			}
 			if i == limit {
@@ -271,7 +271,7 @@ func (c *Control) ListSessions(ctx context.Context, who auth.Subject, q SessionQ
 
 func seenSession(tx *store.Tx, who auth.Subject, id int64) (store.SessionRow, error) {
 	s, err := tx.Session(id)
-	if dspool.ErrorCode(err) == dspool.NotFound || (err == nil && !auth.CanOld(who, auth.See, auth.Session, s.User, s.Created)) {
+	if dspool.ErrorCode(err) == dspool.NotFound || (err == nil && !auth.CanOld(who, auth.See, auth.Session, s.User, s.UID)) {
 		return store.SessionRow{}, hidden("session", strconv.FormatInt(id, 10))
 	}
 	return s, err
@@ -291,9 +291,13 @@ func (c *Control) Session(ctx context.Context, who auth.Subject, id int64) (d ap
 			return err
 		}
 		d.Open = append(d.Open, open...)
-		events, err := tx.Events(store.EventFilter{Pool: s.Pool, User: s.User, Latest: true, Limit: 200})
+		after, until, err := tx.SessionEvents(id)
+		if err != nil {
+			return err
+		}
+		events, err := tx.Events(store.EventFilter{After: after, Until: until, Pool: s.Pool, User: s.User, Latest: true, Limit: 200})
 		for _, e := range events {
-			if !e.Time.Before(s.Created) && (e.User == s.User || e.Machine != "" && e.Machine == s.Machine) && (s.Ended == nil || !e.Time.After(*s.Ended)) {
+			if e.User == s.User || e.Machine != "" && e.Machine == s.Machine {
 				d.Events = append(d.Events, showEvent(who, e))
 			}
 		}

@@ -271,7 +271,7 @@ func (w *work) checkAfter(who auth.Subject, after []int64) error {
 	}
 	for _, id := range after {
 		j, ok := jobs[id]
-		if !ok || !auth.CanOld(who, auth.See, auth.Job, j.User, j.Created) {
+		if !ok || !auth.CanOld(who, auth.See, auth.Job, j.User, j.UID) {
 			return dspool.Errorf(dspool.Invalid, "there is no job %d to wait for", id).WithHint("`dspool job list` shows yours")
 		}
 		if j.State.Ended() && j.State != dspool.JobSucceeded {

@@ -28,6 +28,8 @@ func (c *Control) Usage(ctx context.Context, who auth.Subject, by string, from, 
 	defer leave()
 	var machines []usage.Machine
 	var claims []usage.Claim
+	// What a former account of the name held is no bill of its present one; no account can be called so.
+	const removed = " (removed)"
 	err = c.Store.Read(ctx, func(tx *store.Tx) error {
 		if to.IsZero() || to.After(tx.Now()) {
 			to = tx.Now()
@@ -42,8 +44,17 @@ func (c *Control) Usage(ctx context.Context, who auth.Subject, by string, from, 
 		for _, m := range ms {
 			machines = append(machines, usage.Machine{Machine: m.Machine, Pool: m.Pool, Resources: m.Resources, Price: m.Price, From: m.From, To: m.To})
 		}
+		former := map[int64]bool{}
+		if !who.Admin && who.UID != 0 {
+			if former, err = tx.FormerJobs(who.User, who.UID); err != nil {
+				return err
+			}
+		}
 		cs, err := tx.ClaimIntervals(from, to)
 		for _, cl := range cs {
+			if former[cl.Job] {
+				cl.User += removed
+			}
 			claims = append(claims, usage.Claim{Machine: cl.Machine, User: cl.User, Job: cl.Job, Request: cl.Request, From: cl.From, To: cl.To})
 		}
 		if err != nil {
@@ -51,17 +62,15 @@ func (c *Control) Usage(ctx context.Context, who auth.Subject, by string, from, 
 		}
 		ss, err := tx.SessionIntervals(from, to)
 		for _, s := range ss {
+			if s.User == who.User && !auth.CanOld(who, auth.See, auth.Bill, s.User, s.UID) {
+				s.User += removed
+			}
 			claims = append(claims, usage.Claim{Machine: s.Machine, User: s.User, Session: s.Session, Request: s.Request, From: s.From, To: s.To})
 		}
 		return err
 	})
 	if err != nil {
 		return u, err
-	}
-	for i, cl := range claims {
-		if cl.User == who.User && !auth.CanOld(who, auth.See, auth.Bill, cl.User, cl.From) {
-			claims[i].User += " (removed)" // a former account of this name: no account can be called so
-		}
 	}
 	u = api.Usage{From: from, To: to, By: string(key), Rows: []dspool.UsageRow{}}
 	fine := key

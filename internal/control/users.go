@@ -277,7 +277,7 @@ func (c *Control) Authenticate(ctx context.Context, secret string) (auth.Subject
 			return auth.ErrUnauthenticated
 		}
 		stale = token.Used == nil || tx.Now().Sub(*token.Used) > time.Minute
-		who = auth.Subject{User: user.Name, Admin: user.Admin, Since: user.Created}
+		who = auth.Subject{User: user.Name, UID: user.UID, Admin: user.Admin, Since: user.Created}
 		if token.Kind == store.TokenSpawner { // a program: it is nobody, and least of all who made its token
 			who = auth.Subject{User: "spawner " + token.ID, Spawner: true}
 		}

@@ -59,7 +59,7 @@ func (c *Control) BeginWebLogin(ctx context.Context, user, how, from string) (se
 
 func browserOf(t store.TokenRow, u dspool.User) Browser {
 	b := Browser{
-		ID: t.ID, Who: auth.Subject{User: u.Name, Admin: u.Admin, Since: u.Created}, UID: u.UID, Groups: u.Groups,
+		ID: t.ID, Who: auth.Subject{User: u.Name, UID: u.UID, Admin: u.Admin, Since: u.Created}, UID: u.UID, Groups: u.Groups,
 		Name: t.Name, Created: t.Created, Used: t.Created,
 	}
 	if t.Used != nil {
@@ -76,22 +76,15 @@ func (b Browser) over(now time.Time) bool {
 	return !now.Before(b.Expires) || now.Sub(b.Used) >= webIdle
 }
 
-// roomForBrowser forgets a user's logins that are over, and the oldest of too many.
+// roomForBrowser forgets the oldest of a user's logins where they are too many. One that only time has ended
+// opens nothing, but may again when a wrong clock is set right.
 func (w *work) roomForBrowser(user string) error {
 	tokens, err := w.Tokens(user)
 	if err != nil {
 		return err
 	}
 	tokens = slices.DeleteFunc(tokens, func(t store.TokenRow) bool { return t.Kind != store.TokenWeb })
-	typing, err := w.terminalsOf(user)
-	if err != nil {
-		return err
-	}
-	for i, t := range tokens { // oldest first
-		// One that only time has ended opens nothing any more, but ends no terminal that is open by it.
-		if len(tokens)-i < mostBrowsers && (typing[t.ID] || !browserOf(t, dspool.User{}).over(w.Now())) {
-			continue
-		}
+	for _, t := range tokens[:max(0, len(tokens)-mostBrowsers+1)] { // oldest first
 		if err := w.endBrowser(t.ID); err != nil {
 			return err
 		}
@@ -103,18 +96,6 @@ func (w *work) roomForBrowser(user string) error {
 func (w *work) endBrowser(id string) error {
 	w.wake(TopicAccess, topicGateway)
 	return w.DeleteToken(id)
-}
-
-// terminalsOf are the logins by which terminals of a user are open.
-func (w *work) terminalsOf(user string) (map[string]bool, error) {
-	open, err := w.OpenConnections(0)
-	logins := map[string]bool{}
-	for _, c := range open {
-		if c.Login != "" && c.User == user {
-			logins[c.Login] = true
-		}
-	}
-	return logins, err
 }
 
 // WebLogin returns the login that a cookie's secret is of, and notes that it was used.

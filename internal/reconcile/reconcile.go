@@ -95,7 +95,7 @@ func New(o Options) *Loop {
 func (l *Loop) Run(ctx context.Context) error {
 	defer l.actions.Wait()
 	l.begun = time.Now()
-	observe, alarm, tidy := time.NewTimer(0), time.NewTimer(time.Hour), time.NewTimer(0)
+	observe, alarm, tidy := time.NewTimer(0), time.NewTimer(time.Hour), time.NewTimer(tidyEvery) // not at first: a clock may be wrong when the host starts
 	defer observe.Stop()
 	defer alarm.Stop()
 	defer tidy.Stop()

@@ -15,6 +15,7 @@ import (
 	"github.com/dspool/dspool/client"
 	"github.com/dspool/dspool/internal/agent/agenttest"
 	"github.com/dspool/dspool/internal/agent/initd"
+	"github.com/dspool/dspool/internal/clock"
 	"github.com/dspool/dspool/internal/config"
 	"github.com/dspool/dspool/internal/control"
 	"github.com/dspool/dspool/internal/provider"
@@ -51,7 +52,8 @@ type Options struct {
 	Silent time.Duration                                        // after which an agent counts as silent; as in life unless given
 	// CreateWithin is how long the provider may take to make a machine; as in life unless given.
 	CreateWithin time.Duration
-	Log          bool // to the test's output
+	Clock        clock.Clock // of the host, for the server; this one's unless given
+	Log          bool        // to the test's output
 }
 
 // System is a running system.
@@ -110,7 +112,7 @@ func (s *System) Start() {
 		log = slog.New(slog.NewTextHandler(s.t.Output(), nil))
 	}
 	srv, err := server.Start(s.t.Context(), server.Options{
-		StateDir: s.Dir, Config: s.configFile(), Version: "test", Log: log,
+		StateDir: s.Dir, Config: s.configFile(), Version: "test", Log: log, Clock: s.o.Clock,
 		AgentListen: s.agentListen(),
 		Provider: func(context.Context, string, *config.Config) (provider.Provider, error) {
 			return &probe{Provider: s.Provider, steps: s.Steps}, nil

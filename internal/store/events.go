@@ -31,9 +31,10 @@ type EventFilter struct {
 	Limit         int   // at most so many; 0 is no limit
 	Pool, Machine string
 	Job           int64
-	User          string    // only events about this user's things, or about nobody's
-	Since         time.Time // with User: only events about this user's things from then on
-	Latest        bool      // the limit keeps the newest ones rather than the oldest
+	Until         int64  // only those with no higher identifier; 0 is no limit
+	User          string // only events about this user's things, or about nobody's
+	UID           int    // with User: only events about the things of the account with this uid; 0 is all of the name
+	Latest        bool   // the limit keeps the newest ones rather than the oldest
 }
 
 // Events returns events, oldest first.
@@ -50,7 +51,10 @@ func (tx *Tx) Events(f EventFilter) ([]dspool.Event, error) {
 		add(`job = ?`, f.Job)
 	}
 	if f.User != "" {
-		where, args = append(where, `(user_name IS NULL OR user_name = ? AND time >= ?)`), append(args, f.User, f.Since.UnixMicro())
+		where, args = append(where, `(user_name IS NULL OR user_name = ? AND id > coalesce((SELECT event FROM users WHERE uid = ?), 0))`), append(args, f.User, f.UID)
+	}
+	if f.Until != 0 {
+		add(`id <= ?`, f.Until)
 	}
 	order := ` ORDER BY id LIMIT ?`
 	if f.Latest {

@@ -141,6 +141,18 @@ func (tx *Tx) JobByKey(user, key string) (JobRow, bool, error) {
 	return slices.MaxFunc(found, func(a, b JobRow) int { return cmp.Compare(a.ID, b.ID) }), true, nil
 }
 
+// FormerJobs returns the jobs of accounts that had the name of the one with uid before.
+func (tx *Tx) FormerJobs(user string, uid int) (map[int64]bool, error) {
+	out := map[int64]bool{}
+	err := tx.each(`SELECT id FROM jobs WHERE user_name = ? AND uid <> ?`, []any{user, uid}, func(r row) error {
+		var id int64
+		err := r.Scan(&id)
+		out[id] = true
+		return err
+	})
+	return out, wrap(err, "list former jobs of %s", user)
+}
+
 // OpenJobs returns the jobs that have not ended, by identifier, without command and environment:
 // those may be large, and who asks for all jobs asks often.
 func (tx *Tx) OpenJobs() ([]JobRow, error) {

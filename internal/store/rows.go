@@ -108,6 +108,7 @@ type SessionRow struct {
 type SessionInterval struct {
 	Machine string
 	User    string
+	UID     int
 	Session int64
 	Request dspool.Resources
 	From    time.Time

@@ -44,8 +44,8 @@ func (tx *Tx) InsertSession(s *SessionRow) error {
 	}
 	id := tx.last.session + 1
 	args := append([]any{id, s.User, s.UID, s.Pool, s.Size, stored(s.Created)}, sessionChangeArgs(s)...)
-	_, err := tx.exec(`INSERT INTO sessions (`+sessionFixed+`, `+sessionChanges+`, until)
-		VALUES (?, ?, ?, ?, ?, ?, 0, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, append(args, tx.until(s.Ended))...)
+	_, err := tx.exec(`INSERT INTO sessions (`+sessionFixed+`, `+sessionChanges+`, until, event)
+		VALUES (?, ?, ?, ?, ?, ?, 0, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, append(args, tx.until(s.Ended), tx.last.event)...)
 	if unique(err) {
 		return dspool.Errorf(dspool.Conflict, "user %s has a session in pool %s already", s.User, s.Pool)
 	}
@@ -97,6 +97,17 @@ func (tx *Tx) SessionOf(user, pool string) (SessionRow, bool, error) {
 	s, found, err := one(tx, scanSession, sessionSelect+` WHERE `+sessionOpen+
 		` AND uid = (SELECT uid FROM users WHERE name = ? AND removed IS NULL) AND pool = ?`, user, pool)
 	return s, found, wrap(err, "find session of user %s in pool %s", user, pool)
+}
+
+// SessionEvents says between which events a session was: the latest from before it was made, and the
+// latest from before its user's next one in that pool was; 0 is none.
+func (tx *Tx) SessionEvents(id int64) (after, until int64, err error) {
+	err = tx.scan(`SELECT event, coalesce((SELECT n.event FROM sessions n WHERE n.pool = s.pool AND n.uid = s.uid AND n.id > s.id ORDER BY n.id LIMIT 1), 0)
+		FROM sessions s WHERE id = ?`, []any{id}, &after, &until)
+	if err == errNoRow {
+		err = sessionNotFound(id)
+	}
+	return after, until, wrap(err, "find events of session %d", id)
 }
 
 // OpenSessions returns the sessions that have not closed, by identifier.

@@ -17,8 +17,8 @@ const (
 			FROM claims c JOIN attempts a ON a.id = c.attempt WHERE c.started - ?1 < ?2 AND c.ended IS NULL
 		UNION ALL SELECT c.attempt, c.machine, a.user_name, a.job, c.cpus, c.memory, c.gpus, c.until - (c.ended - c.started), c.until
 			FROM claims c JOIN attempts a ON a.id = c.attempt WHERE c.until > ?3 AND c.until - (c.ended - c.started) < ?2`
-	sessionIntervals = `SELECT id, machine, user_name, cpus, memory, gpus, placed - ?1, NULL FROM sessions WHERE placed - ?1 < ?2 AND until IS NULL
-		UNION ALL SELECT id, machine, user_name, cpus, memory, gpus, until - (ended - placed), until FROM sessions
+	sessionIntervals = `SELECT id, machine, user_name, uid, cpus, memory, gpus, placed - ?1, NULL FROM sessions WHERE placed - ?1 < ?2 AND until IS NULL
+		UNION ALL SELECT id, machine, user_name, uid, cpus, memory, gpus, until - (ended - placed), until FROM sessions
 			WHERE until > ?3 AND until - (ended - placed) < ?2`
 )
 
@@ -50,7 +50,7 @@ func (tx *Tx) ClaimIntervals(from, to time.Time) ([]ClaimInterval, error) {
 func (tx *Tx) SessionIntervals(from, to time.Time) ([]SessionInterval, error) {
 	return intervals(tx, sessionIntervals, from, to, func(r row, id *int64, s *SessionInterval) error {
 		var cpus int64
-		err := r.Scan(&s.Session, textIn{&s.Machine}, &s.User, &cpus, &s.Request.Memory, &s.Request.GPUs, timeIn{&s.From}, timeIn{&s.To})
+		err := r.Scan(&s.Session, textIn{&s.Machine}, &s.User, &s.UID, &cpus, &s.Request.Memory, &s.Request.GPUs, timeIn{&s.From}, timeIn{&s.To})
 		*id, s.Request.CPUs = s.Session, fromMilli(cpus)
 		return err
 	}, func(s *SessionInterval) (*time.Time, *time.Time) { return &s.From, &s.To })

@@ -77,7 +77,7 @@ func (tx *Tx) AddUser(name string, admin bool, ids dspool.UIDRange) (dspool.User
 		return dspool.User{}, err
 	}
 	u := dspool.User{Name: name, UID: uid, Admin: admin, Created: tx.now}
-	_, err = tx.exec(`INSERT INTO users (name, uid, admin, created) VALUES (?, ?, ?, ?)`, u.Name, u.UID, u.Admin, stored(u.Created))
+	_, err = tx.exec(`INSERT INTO users (name, uid, admin, created, event) VALUES (?, ?, ?, ?, ?)`, u.Name, u.UID, u.Admin, stored(u.Created), tx.last.event)
 	return u, wrap(err, "add user %s", name)
 }
 

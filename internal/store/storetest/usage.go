@@ -65,7 +65,7 @@ var usage = []check{
 		closeSession(t, s, openSession(t, s, "cyd", 20002, ""), 20) // left before there was a machine
 		openSession(t, s, "dan", 20003, "")
 		row := func(r store.SessionRow, from, to int) store.SessionInterval {
-			return store.SessionInterval{Machine: r.Machine, User: r.User, Session: r.ID, Request: quarter, From: at(from), To: at(to)}
+			return store.SessionInterval{Machine: r.Machine, User: r.User, UID: r.UID, Session: r.ID, Request: quarter, From: at(from), To: at(to)}
 		}
 		for _, c := range []struct {
 			from, to int

@@ -31,3 +31,12 @@ CREATE INDEX claims_until   ON claims (until) WHERE until IS NOT NULL;
 CREATE INDEX sessions_until ON sessions (until);
 
 ALTER TABLE jobs ADD COLUMN task_ended INTEGER;  -- when its latest task to end did
+
+-- Order is by number: the latest event from before an account, or a session, was made. Accounts have no name
+-- for ever, but a uid.
+ALTER TABLE users      ADD COLUMN event INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE sessions   ADD COLUMN event INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE operations ADD COLUMN uid   INTEGER;
+UPDATE users SET event = coalesce((SELECT max(id) FROM events e WHERE e.time < users.created), 0)
+    WHERE name IN (SELECT name FROM users GROUP BY name HAVING count(*) > 1);
+UPDATE operations SET uid = (SELECT u.uid FROM users u WHERE u.name = json_extract(operations.body, '$.user') AND u.removed IS NULL);
