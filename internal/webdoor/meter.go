@@ -25,8 +25,8 @@ func (m *Meter) Received() int64 { return m.received.Load() }
 // WebSockets is how many are open.
 func (m *Meter) WebSockets() int64 { return m.webSockets.Load() }
 
-// Note records activity now.
-func (m *Meter) Note() { m.NoteAt(time.Now()) }
+// Note records activity now, also where a clock that was wrong has recorded some later.
+func (m *Meter) Note() { m.active.Store(time.Now().UnixMilli()) }
 
 // NoteAt records activity at a time, unless there was some later.
 func (m *Meter) NoteAt(when time.Time) {

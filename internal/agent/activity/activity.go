@@ -35,7 +35,8 @@ type Process struct {
 // Terminal is one of the user's.
 type Terminal struct {
 	Name  string    // such as pts/3
-	Input time.Time // the last time that a program read from it
+	Stamp time.Time // the last time that a program read from it, by a clock that may have been set since
+	Input time.Time // the same, by that of looks: see [Snapshot.Follow]
 }
 
 // Snapshot is a session at a moment.
@@ -44,6 +45,26 @@ type Snapshot struct {
 	Processes []Process
 	Terminals []Terminal
 	Apps      []App
+}
+
+// Follow finds out when there was input on the terminals: when their stamp had changed since the look before.
+// Only one that is new is taken at its stamp's word.
+func (s *Snapshot) Follow(before Snapshot) {
+	known := map[string]Terminal{}
+	for _, t := range before.Terminals {
+		known[t.Name] = t
+	}
+	for i := range s.Terminals {
+		t := &s.Terminals[i]
+		switch b, ok := known[t.Name]; {
+		case !ok:
+			t.Input = s.At.Add(-max(0, s.At.Sub(t.Stamp)))
+		case b.Stamp.Equal(t.Stamp):
+			t.Input = b.Input
+		default:
+			t.Input = s.At
+		}
+	}
 }
 
 // Verdict is whether anything lives, and why. Cause is the same as long as the

@@ -134,3 +134,40 @@ func TestProcesses(t *testing.T) {
 		t.Errorf("%+v", self)
 	}
 }
+
+// A machine's clock is its host's, and may be set at any time.
+func TestInputOnATerminalIsWhatCameSinceTheLookBefore(t *testing.T) {
+	t.Parallel()
+	start := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	before := activity.Snapshot{}
+	look := func(lived time.Duration, stamp time.Time) bool {
+		now := activity.Snapshot{At: start.Add(lived), Terminals: []activity.Terminal{{Name: "pts/0", Stamp: stamp}}}
+		now.Follow(before)
+		before = now
+		return activity.Judge(activity.Snapshot{}, now).Active
+	}
+	const minute = time.Minute
+	for _, c := range []struct {
+		what  string
+		lived time.Duration
+		stamp time.Time
+		want  bool
+	}{
+		{"old when first seen", 0, start.Add(-6 * minute), false},
+		{"input", minute, start.Add(minute), true},
+		{"none since", 5 * minute, start.Add(minute), true},
+		{"none for long", 6 * minute, start.Add(minute), false},
+		{"input while the clock is a year ahead", 7 * minute, start.AddDate(1, 0, 0), true},
+		{"none since it is right again", 12 * minute, start.AddDate(1, 0, 0), false},
+		{"input while it is behind", 13 * minute, start.AddDate(-1, 0, 0), true},
+		{"none since", 18 * minute, start.AddDate(-1, 0, 0), false},
+	} {
+		if got := look(c.lived, c.stamp); got != c.want {
+			t.Errorf("%s: active is %v", c.what, got)
+		}
+	}
+	before = activity.Snapshot{}
+	if !look(0, start.AddDate(1, 0, 0)) || look(6*minute, start.AddDate(1, 0, 0)) {
+		t.Error("a stamp from the future, first seen, is no input now and for five minutes")
+	}
+}

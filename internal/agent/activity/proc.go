@@ -96,7 +96,7 @@ func Terminals(uid int) []Terminal {
 		if syscall.Lstat(filepath.Join("/dev/pts", e.Name()), &st) != nil || int(st.Uid) != uid {
 			continue
 		}
-		list = append(list, Terminal{Name: "pts/" + e.Name(), Input: time.Unix(st.Atim.Unix())})
+		list = append(list, Terminal{Name: "pts/" + e.Name(), Stamp: time.Unix(st.Atim.Unix())})
 	}
 	return list
 }

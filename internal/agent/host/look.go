@@ -69,6 +69,7 @@ func (h *Host) look(s initd.SessionStatus, apps []activity.App) activity.Verdict
 		l = &look{oomKills: s.OOMKills}
 		h.looks[s.ID] = l
 	}
+	now.Follow(l.snapshot)
 	v := activity.Judge(l.snapshot, now)
 	if v.Cause != l.verdict.Cause || v.Active != l.verdict.Active || now.At.Sub(l.since) > steadyReason {
 		l.verdict, l.since = v, now.At
