@@ -65,8 +65,8 @@ type Step struct {
 	Set bool          // somebody set the clock, rather than that the host was off
 }
 
-// Follow returns the frame that a reading belongs to, and how f ended: a zero Step where it goes on. Nobody lived while the host was off, so that of the time between two boots only what the second
-// has lived so far counts, and no more than the clock says that it was.
+// Follow returns the frame that a reading belongs to, and how f ended: a zero Step where it goes on. Between two
+// boots nobody lived: what was on the host went with it, at a moment that nobody knows.
 func (f Frame) Follow(r Reading) (Frame, Step) {
 	next := Frame(r)
 	switch {
@@ -79,12 +79,11 @@ func (f Frame) Follow(r Reading) (Frame, Step) {
 		}
 		return next, Step{By: by, Set: true}
 	}
-	gone := r.Wall.Sub(f.Wall)
-	if r.Boot == "" {
-		return next, Step{By: min(gone, 0), Set: gone <= -Jump}
+	by := r.Wall.Sub(f.Wall)
+	if r.Boot == "" { // it may be the same
+		by = min(by, 0)
 	}
-	lived := min(max(gone, 0), r.Lived)
-	return next, Step{By: gone - lived, Set: gone <= -Jump}
+	return next, Step{By: by, Set: by <= -Jump}
 }
 
 // Far says how far a jump went.

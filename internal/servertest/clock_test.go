@@ -174,11 +174,48 @@ func TestTheClockIsWrongWhenTheHostStarts(t *testing.T) {
 	if j, err := s.As("ada").Job(ctx, job.ID); err != nil || j.State != dspool.JobSucceeded {
 		t.Errorf("the job of meanwhile: %+v, %v", j, err)
 	}
+	all := cost(t, s)
 	today, err := s.Usage(ctx, "user", before.Wall.Truncate(24*time.Hour), time.Time{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if all := cost(t, s); today.Cost < all*0.99 {
+	if today.Cost < all { // all goes on costing
 		t.Errorf("of %f, %f are billed since the day on which the host went off", all, today.Cost)
+	}
+}
+
+// The clock of a machine may be any, and its agent may not reach the server when a task ends.
+func TestAJobEndsWithItsLastTaskWhateverClockItsMachineHas(t *testing.T) {
+	hand := clocktest.Running()
+	s := newRoguesBy(t, servertest.Options{Clock: hand.Read})
+	job := s.MustSubmit(dspool.JobSpec{Command: []string{"true"}, Array: "1-2"})
+	one, two := s.joined("batch-1"), s.joined("batch-2")
+	first, second := s.placed(one), s.placed(two)
+	theirs := time.Date(1999, 1, 1, 0, 0, 0, 0, time.UTC)
+	report := func(r *rogue, reports ...api.AttemptReport) {
+		t.Helper()
+		if status := r.call("POST", "/agent/v1/reports", api.Report{Now: &theirs, Health: dspool.Healthy, Attempts: reports}, nil); status != http.StatusNoContent {
+			t.Fatalf("report: %d", status)
+		}
+	}
+	ago := func(d time.Duration) *time.Time { at := theirs.Add(-d); return &at }
+	report(one, api.AttemptReport{ID: first.ID, State: dspool.TaskRunning, Started: ago(0)})
+	report(two, api.AttemptReport{ID: second.ID, State: dspool.TaskRunning, Started: ago(0)})
+	hand.Pass(80 * time.Second)
+	// The later end is told first.
+	report(two, api.AttemptReport{ID: second.ID, State: dspool.TaskSucceeded, Started: ago(80 * time.Second), Ended: ago(50 * time.Second)})
+	report(one, api.AttemptReport{ID: first.ID, State: dspool.TaskSucceeded, Started: ago(80 * time.Second), Ended: ago(60 * time.Second)})
+	j := s.MustEnd(job.ID)
+	for index, want := range map[int64]time.Duration{first.Index: 20 * time.Second, second.Index: 30 * time.Second} {
+		task, err := s.Task(t.Context(), job.ID, index)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if took := task.Ended.Sub(*task.Started); took < want || took > want+servertest.Patience {
+			t.Errorf("task %d took %s, want %s", index, took, want)
+		}
+		if want == 30*time.Second && !j.Ended.Equal(*task.Ended) {
+			t.Errorf("the job ended at %s, its last task at %s", j.Ended, task.Ended)
+		}
 	}
 }

@@ -120,14 +120,19 @@ type rogues struct {
 }
 
 func newRogues(t *testing.T, config string) *rogues {
+	return newRoguesBy(t, servertest.Options{Config: config})
+}
+
+func newRoguesBy(t *testing.T, o servertest.Options) *rogues {
 	t.Parallel()
 	s := &rogues{t: t, boots: map[string]provider.AgentBoot{}}
-	s.System = servertest.New(t, servertest.Options{Config: config, Script: func(spec provider.MachineSpec, _ int) fake.Script {
+	o.Script = func(spec provider.MachineSpec, _ int) fake.Script {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.boots[spec.Name] = spec.Agent
 		return fake.Script{Silent: true}
-	}})
+	}
+	s.System = servertest.New(t, o)
 	return s
 }
 

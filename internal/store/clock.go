@@ -118,6 +118,14 @@ func (tx *Tx) move(by int64) error {
 			return err
 		}
 	}
+	now := tx.now.UnixMicro()
+	// What lies in the future now was promised by a clock that was wrong, and counts from when it was.
+	if _, err := tx.exec(`UPDATE tokens SET created = created + ?1, expires = expires + ?1, used = used + ?1 WHERE created > ?2`, by, now); err != nil {
+		return err
+	}
+	if _, err := tx.exec(`UPDATE tokens SET used = ?1 WHERE used > ?1`, now); err != nil {
+		return err
+	}
 	running, err := tx.RunningOperations()
 	if err != nil {
 		return err

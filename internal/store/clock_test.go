@@ -215,12 +215,11 @@ func TestWhatLastsIsAsOldAsItLived(t *testing.T) {
 		}
 	}
 	leave()
-	hand.Boot(8*time.Hour, 30*time.Second) // of which the host was on for the last 30 s
-	lived += 30
+	hand.Boot(8*time.Hour, 30*time.Second)
 	s = open(t, path, store.WithClock(hand.Read))
 	check("after a night without power")
 	leave()
-	hand.Boot(-year, 30*time.Second) // of which nothing counts: it may have been off for less
+	hand.Boot(-year, 30*time.Second)
 	s = open(t, path, store.WithClock(hand.Read))
 	check("with the clock a year behind")
 	hand.Set(year + time.Minute)
@@ -368,7 +367,7 @@ func TestAClockThatIsWrongAtBootIsBilledToTheRightDay(t *testing.T) {
 			endAll(t, s) // its machines are gone
 			hand.Pass(10 * time.Second)
 			hand.Set(-wrong)
-			if m, j, se := billed(t, s, day, hand.Read().Wall); m > 120*time.Second || m < 100*time.Second || j != m || se != m {
+			if m, j, se := billed(t, s, day, hand.Read().Wall); m > 101*time.Second || m < 100*time.Second || j != m || se != m {
 				t.Errorf("machine, job and session are billed %s, %s and %s today", m, j, se)
 			}
 			if m, _, _ := billed(t, s, time.Time{}, day); m != 0 {
@@ -425,7 +424,7 @@ func TestRandomJumpsChangeNoBill(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for seed := range uint64(60) {
+	for seed := range uint64(24) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
 			path := filepath.Join(t.TempDir(), "state.db")
@@ -467,8 +466,7 @@ func jumpAtRandom(t *testing.T, path string, r *rand.Rand) {
 		case what == 2:
 			again(func() {})
 		case what == 3:
-			again(func() { hand.Boot(max(by, time.Minute), time.Minute) })
-			live(time.Minute)
+			again(func() { hand.Boot(by, time.Minute) })
 		case !over:
 			endAll(t, s)
 			over = true
@@ -491,5 +489,48 @@ func jumpAtRandom(t *testing.T, path string, r *rand.Rand) {
 		if before < 0 || after < 0 || before+after != all {
 			t.Errorf("billed are %s before and %s after, %s altogether", before, after, all)
 		}
+	}
+}
+
+// A promise by the clock stays what it says, unless a clock that was ahead has made it.
+func TestAWrongClockMakesNoLongPromises(t *testing.T) {
+	t.Parallel()
+	hand := clocktest.Standing(noon)
+	s := open(t, filepath.Join(t.TempDir(), "state.db"), store.WithClock(hand.Read))
+	add := func(id string) {
+		t.Helper()
+		err := s.Write(t.Context(), func(tx *store.Tx) error {
+			hour := tx.Now().Add(time.Hour)
+			return tx.AddToken(store.TokenRow{Token: dspool.Token{ID: id, User: "ann", Expires: &hour}}, id)
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	add("right")
+	hand.Set(year)
+	add("wrong")
+	hand.Pass(10 * time.Minute)
+	if err := s.Write(t.Context(), func(tx *store.Tx) error { return tx.TouchToken("right", tx.Now()) }); err != nil {
+		t.Fatal(err)
+	}
+	hand.Set(-year)
+	err := s.Read(t.Context(), func(tx *store.Tx) error {
+		list, err := tx.Tokens("ann")
+		if err != nil {
+			return err
+		}
+		for _, x := range list {
+			if !x.Expires.Equal(noon.Add(time.Hour)) || !x.Created.Equal(noon) || x.Used != nil && x.Used.After(tx.Now()) {
+				t.Errorf("token %s is of %s, was used %v and expires %s", x.ID, x.Created, x.Used, x.Expires)
+			}
+		}
+		if len(list) != 2 || list[0].ID != "right" {
+			t.Errorf("tokens %+v", list)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 }

@@ -53,7 +53,8 @@ func (c *Clock) Set(by time.Duration) {
 	c.off += by
 }
 
-// Boot is a host that was off and has been on again for as long as it lived since. The clock is by so much ahead of where it was.
+// Boot is a host that was off and has been on again for as long as lived says. The clock is ahead of where it
+// was by so much.
 func (c *Clock) Boot(by, lived time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -138,6 +138,7 @@ func inService(r *reporter) {
 	})
 	trees(r, s)
 	people(r, s)
+	clocks(r, s)
 	restarted(r, s)
 	sound(r, s)
 	end(r, s)
