@@ -497,6 +497,13 @@ func TestAWrongClockMakesNoLongPromises(t *testing.T) {
 	t.Parallel()
 	hand := clocktest.Standing(noon)
 	s := open(t, filepath.Join(t.TempDir(), "state.db"), store.WithClock(hand.Read))
+	err := s.Write(t.Context(), func(tx *store.Tx) error {
+		_, err := tx.AddUser("ann", false, dspool.UIDRange{First: 20000, Last: 20009})
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	add := func(id string) {
 		t.Helper()
 		err := s.Write(t.Context(), func(tx *store.Tx) error {
@@ -515,7 +522,7 @@ func TestAWrongClockMakesNoLongPromises(t *testing.T) {
 		t.Fatal(err)
 	}
 	hand.Set(-year)
-	err := s.Read(t.Context(), func(tx *store.Tx) error {
+	err = s.Read(t.Context(), func(tx *store.Tx) error {
 		list, err := tx.Tokens("ann")
 		if err != nil {
 			return err
