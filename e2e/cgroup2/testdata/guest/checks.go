@@ -111,10 +111,13 @@ for f in /sys/fs/cgroup/cgroup.procs /sys/fs/cgroup/dspool-init/cgroup.procs $d/
 // sound: nothing went wrong on the way that trying again has hidden.
 func sound(r *reporter, s *server) {
 	r.run("no machine failed", func() string {
-		var all []struct{ Name, State, Reason, Failure string }
+		var all []struct {
+			Name, State string
+			Failure     struct{ Code, Text string }
+		}
 		s.decode(&all, "machine", "list", "--all", "-o", "json")
 		for _, m := range all {
-			if m.Failure != "" || m.State == "failed" {
+			if m.Failure.Code != "" || m.State == "failed" {
 				fail("%+v", all)
 			}
 		}
