@@ -208,3 +208,17 @@ func TestBeforeSetThereIsNothing(t *testing.T) {
 		t.Errorf("after Close: %v", err)
 	}
 }
+
+func TestACertificateFromAClockThatWasAheadIsMadeAnew(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, "pool.test")
+	const wrong = 30 * 24 * time.Hour
+	s.clock.forward(wrong)
+	d := ownAuthority(t, s, "pool.test")
+	_, err := d.visit("pool.test", s.roots(), s.clock.now())
+	must(t, err)
+	s.clock.forward(-wrong)
+	if _, err := d.visit("pool.test", s.roots(), s.clock.now()); err != nil {
+		t.Error(err)
+	}
+}
