@@ -8,6 +8,7 @@ import (
 
 	"github.com/dspool/dspool"
 	"github.com/dspool/dspool/api"
+	"github.com/dspool/dspool/internal/clock"
 	"github.com/dspool/dspool/internal/store"
 )
 
@@ -69,10 +70,11 @@ func (c *Control) Report(ctx context.Context, machine string, r api.Report) erro
 	})
 }
 
-// onClock is a time of a machine whose clock says theirs on the clock that says now.
+// onClock is a time of a machine whose clock says theirs on the clock that says now. Clocks that agree are believed
+// as they are: how long a report was on its way, which differs, would else be part of how long a task took.
 func onClock(now, theirs time.Time, t *time.Time) *time.Time {
-	if t == nil {
-		return nil
+	if t == nil || now.Sub(theirs).Abs() < clock.Jump {
+		return t
 	}
 	at := now.Add(t.Sub(theirs))
 	return &at
