@@ -186,7 +186,7 @@ type AddUserRequest struct {
 type AddTokenRequest struct {
 	User    string          `json:"user,omitempty" doc:"Whose; only administrators name another."`
 	Name    string          `json:"name,omitempty"`
-	Expires dspool.Duration `json:"expires,omitempty" doc:"From now; 0 is never."`
+	Expires dspool.Duration `json:"expires,omitempty" doc:"From now; 0 is never. A token that is made by another of the same user ends with that at the latest."`
 	Spawner bool            `json:"spawner,omitempty" doc:"For a JupyterHub: it runs apps as any user and may do nothing else. Only administrators make one."`
 }
 

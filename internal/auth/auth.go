@@ -23,6 +23,10 @@ type Subject struct {
 	// account was removed: what has another uid is another person's.
 	UID   int
 	Since time.Time // when the account was made
+	// Token is that by which the subject came, and Expires when it does: what the subject gets by it lasts no
+	// longer. "" and zero if it came otherwise, or for ever.
+	Token   string
+	Expires time.Time
 }
 
 // Name is how events call the subject.

@@ -34,6 +34,9 @@ func (a *app) tokenCreate() *cobra.Command {
 				until = "until " + a.fullTime(t.Expires)
 			}
 			a.say("token %s of user %s is valid %s; its secret is not shown again", t.ID, t.User, until)
+			if req.Expires == 0 && t.Expires != nil {
+				a.say("it ends with the login that made it; an administrator makes tokens that last")
+			}
 			return nil
 		}))
 	text(cmd, &req.User, "user", "USER", "whose it is (administrators; default: yourself)")

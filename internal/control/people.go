@@ -159,7 +159,7 @@ func (c *Control) Groups(ctx context.Context, who auth.Subject) (list api.List[d
 
 // SetPassword sets an account's password for doors and login; nobody but the user, who knows the old one,
 // and administrators may. Whoever changes a password may do so because another person has it: browsers are
-// logged out.
+// logged out, and tokens end but for the one by which it is asked.
 func (c *Control) SetPassword(ctx context.Context, who auth.Subject, name string, req api.PasswordRequest) error {
 	return c.setPassword(ctx, who, name, req, "")
 }
@@ -204,7 +204,21 @@ func (c *Control) setPassword(ctx context.Context, who auth.Subject, name string
 		if err := w.endWebLogins(who, name, dspool.Reason{Code: dspool.WhyPasswordChanged}, func(t store.TokenRow) bool { return t.ID != keep }); err != nil {
 			return err
 		}
-		return w.event(dspool.Event{Actor: who.Name(), Kind: "user.password", User: name, Message: "password of " + name + map[bool]string{true: " set", false: " removed"}[hash != ""]})
+		message := "password of " + name + map[bool]string{true: " set", false: " removed"}[hash != ""]
+		if old != "" { // whoever had it may have made tokens by it
+			by := ""
+			if who.User == name {
+				by = who.Token
+			}
+			n, err := w.endTokens(name, by)
+			if err != nil {
+				return err
+			}
+			if n > 0 {
+				message += fmt.Sprintf(", %d tokens ended", n)
+			}
+		}
+		return w.event(dspool.Event{Actor: who.Name(), Kind: "user.password", User: name, Message: message})
 	})
 }
 
@@ -324,6 +338,7 @@ func (c *Control) SignUserCertificate(ctx context.Context, who auth.Subject, req
 			return err
 		}
 		cert.Expires = w.Now().Add(life(req.Expires, certMost))
+		cert.Expires = *soonest(&cert.Expires, who.Expires)
 		if cert.Certificate, err = c.SSH.SignUser(req.PublicKey, who.User, cert.Serial, w.Now(), cert.Expires); err != nil {
 			return err
 		}

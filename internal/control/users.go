@@ -195,15 +195,54 @@ func (c *Control) AddToken(ctx context.Context, who auth.Subject, req api.AddTok
 			t := w.Now().Add(time.Duration(req.Expires))
 			out.Expires = &t
 		}
+		row := store.TokenRow{Token: out.Token, Kind: kind}
+		if who.Token != "" && user.Name == who.User && !req.Spawner { // else an administrator gives others theirs
+			if _, err := w.Token(who.Token); dspool.ErrorCode(err) == dspool.NotFound {
+				return auth.ErrUnauthenticated // ended meanwhile
+			} else if err != nil {
+				return err
+			}
+			row.Parent, row.Expires = who.Token, soonest(out.Expires, who.Expires)
+			out.Expires = row.Expires
+		}
 		if err := w.roomForToken(user.Name); err != nil {
 			return err
 		}
-		if err := w.Tx.AddToken(store.TokenRow{Token: out.Token, Kind: kind}, auth.HashSecret(out.Secret)); err != nil {
+		if err := w.Tx.AddToken(row, auth.HashSecret(out.Secret)); err != nil {
 			return err
 		}
 		return w.event(dspool.Event{Actor: who.Name(), Kind: "token.created", User: user.Name, Message: what + out.ID + " created for " + user.Name})
 	})
 	return out, err
+}
+
+// soonest is the earlier of a time and a limit; nil and zero are never.
+func soonest(t *time.Time, limit time.Time) *time.Time {
+	if limit.IsZero() || t != nil && t.Before(limit) {
+		return t
+	}
+	return &limit
+}
+
+// endTokens ends a user's tokens for the API but one, and returns how many there were.
+func (w *work) endTokens(user, keep string) (n int, err error) {
+	tokens, err := w.Tokens(user)
+	if err != nil {
+		return 0, err
+	}
+	for _, t := range tokens {
+		if t.Kind != store.TokenAPI || t.ID == keep {
+			continue
+		}
+		if err := w.DeleteToken(t.ID); err != nil && dspool.ErrorCode(err) != dspool.NotFound { // gone with its parent
+			return n, err
+		}
+		n++
+	}
+	if n > 0 {
+		w.wake(TopicAccess, topicGateway)
+	}
+	return n, nil
 }
 
 // mostTokens and mostKeys are how many an account may have.
@@ -222,7 +261,7 @@ func (w *work) roomForToken(user string) error {
 	for _, t := range tokens {
 		if t.Expires == nil || w.Now().Before(*t.Expires) {
 			valid++
-		} else if err := w.DeleteToken(t.ID); err != nil {
+		} else if err := w.DeleteToken(t.ID); err != nil && dspool.ErrorCode(err) != dspool.NotFound { // gone with its parent
 			return err
 		}
 	}
@@ -277,7 +316,10 @@ func (c *Control) Authenticate(ctx context.Context, secret string) (auth.Subject
 			return auth.ErrUnauthenticated
 		}
 		stale = token.Used == nil || tx.Now().Sub(*token.Used) > time.Minute
-		who = auth.Subject{User: user.Name, UID: user.UID, Admin: user.Admin, Since: user.Created}
+		who = auth.Subject{User: user.Name, UID: user.UID, Admin: user.Admin, Since: user.Created, Token: token.ID}
+		if token.Expires != nil {
+			who.Expires = *token.Expires
+		}
 		if token.Kind == store.TokenSpawner { // a program: it is nobody, and least of all who made its token
 			who = auth.Subject{User: "spawner " + token.ID, Spawner: true}
 		}

@@ -145,5 +145,6 @@ const (
 // TokenRow is a token with what the server alone knows of it.
 type TokenRow struct {
 	dspool.Token
-	Kind TokenKind
+	Kind   TokenKind
+	Parent string // the token by which it was made, and with which it ends; "" if by none
 }

@@ -6,10 +6,10 @@ import (
 	"github.com/dspool/dspool"
 )
 
-const tokenColumns = `id, user_name, name, created, expires, used, kind`
+const tokenColumns = `id, user_name, name, created, expires, used, kind, parent`
 
 func scanToken(r row, t *TokenRow) error {
-	return r.Scan(&t.ID, &t.User, &t.Name, timeIn{&t.Created}, maybeIn{&t.Expires}, maybeIn{&t.Used}, &t.Kind)
+	return r.Scan(&t.ID, &t.User, &t.Name, timeIn{&t.Created}, maybeIn{&t.Expires}, maybeIn{&t.Used}, &t.Kind, &t.Parent)
 }
 
 // AddToken adds a credential whose secret has this hash; created now unless it says otherwise.
@@ -21,8 +21,8 @@ func (tx *Tx) AddToken(t TokenRow, hash string) error {
 	if t.Created.IsZero() {
 		t.Created = tx.now
 	}
-	_, err := tx.exec(`INSERT INTO tokens (`+tokenColumns+`, hash) VALUES (?, ?, ?, ?, ?, ?, ?, ?)`,
-		t.ID, t.User, t.Name, stored(t.Created), micros(t.Expires), micros(t.Used), string(t.Kind), hash)
+	_, err := tx.exec(`INSERT INTO tokens (`+tokenColumns+`, hash) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+		t.ID, t.User, t.Name, stored(t.Created), micros(t.Expires), micros(t.Used), string(t.Kind), t.Parent, hash)
 	if unique(err) {
 		return dspool.Errorf(dspool.Conflict, "token %s exists already", t.ID)
 	}
@@ -58,9 +58,10 @@ func (tx *Tx) TokenByHash(hash string) (TokenRow, error) {
 	return t, wrap(err, "find token")
 }
 
-// DeleteToken deletes a token; NotFound if there is none.
+// DeleteToken deletes a token and those that were made by it, and so on; NotFound if there is none.
 func (tx *Tx) DeleteToken(id string) error {
-	n, err := tx.exec(`DELETE FROM tokens WHERE id = ?`, id)
+	n, err := tx.exec(`DELETE FROM tokens WHERE id IN (WITH RECURSIVE line (id) AS
+		(SELECT id FROM tokens WHERE id = ? UNION SELECT t.id FROM line JOIN tokens t ON t.parent = line.id AND t.parent <> '') SELECT id FROM line)`, id)
 	if err == nil && n == 0 {
 		return notFound("token", id)
 	}

@@ -104,6 +104,20 @@ var users = []check{
 		write(t, s, func(tx *store.Tx) error { return tx.RemoveUser("ann") })
 		missing(t, s, func(tx *store.Tx) error { _, err := tx.TokenByHash("ha"); return err })
 	}},
+	{"a token ends with the one that it was made by", func(t *testing.T, s *store.Store) {
+		addUser(t, s, "ann")
+		write(t, s, func(tx *store.Tx) error {
+			for _, p := range [][2]string{{"a", ""}, {"b", "a"}, {"c", "b"}, {"d", ""}} {
+				if err := tx.AddToken(store.TokenRow{Token: dspool.Token{ID: p[0], User: "ann", Created: at(1)}, Parent: p[1]}, p[0]); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		write(t, s, func(tx *store.Tx) error { return tx.DeleteToken("a") })
+		same(t, get(t, s, func(tx *store.Tx) ([]store.TokenRow, error) { return tx.Tokens("ann") }),
+			[]store.TokenRow{{Token: dspool.Token{ID: "d", User: "ann", Created: at(1)}}})
+	}},
 	{"a token needs a user, and its identifier and hash are its own", func(t *testing.T, s *store.Store) {
 		addUser(t, s, "ann")
 		write(t, s, func(tx *store.Tx) error {
