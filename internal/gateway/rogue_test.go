@@ -153,3 +153,25 @@ func TestAttackConnectionsOfOneUser(t *testing.T) {
 	open[0].Close()
 	w.eventually("there is room again", func() bool { _, _, code := run(w.ssh("alice", "--", "true"), nil); return code == 0 })
 }
+
+// A server that mixes people up must not let one in as another.
+func TestTheServerAnswersForSomebodyElse(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.server.change(func() {
+		w.server.users["alice"].password = "wonderland"
+		w.server.answer = func(id *api.Identity) { id.User, id.UID = "bob", testUsers["bob"] }
+	})
+	for how, method := range map[string]ssh.AuthMethod{"a key": ssh.PublicKeys(w.signers["alice"]), "a password": ssh.Password("wonderland")} {
+		c, err := ssh.Dial("tcp", w.door, &ssh.ClientConfig{User: "alice", Auth: []ssh.AuthMethod{method}, HostKeyCallback: ssh.InsecureIgnoreHostKey(), Timeout: waitForIt})
+		if err == nil {
+			c.Close()
+			t.Errorf("alice came in with %s as whom the server named", how)
+		}
+	}
+	w.server.mu.Lock()
+	defer w.server.mu.Unlock()
+	if len(w.server.opened) > 0 || len(w.server.proofs) == 0 {
+		t.Errorf("%d sessions were asked for after %d proofs", len(w.server.opened), len(w.server.proofs))
+	}
+}

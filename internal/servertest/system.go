@@ -4,6 +4,7 @@ package servertest
 
 import (
 	"context"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -54,6 +55,7 @@ type Options struct {
 	CreateWithin time.Duration
 	Clock        clock.Clock // of the host, for the server; this one's unless given
 	Log          bool        // to the test's output
+	LogTo        io.Writer   // all that the server logs, whatever its level
 }
 
 // System is a running system.
@@ -108,8 +110,11 @@ func (s *System) ConfigRequest(text string) api.ApplyRequest {
 func (s *System) Start() {
 	s.t.Helper()
 	log := slog.New(slog.DiscardHandler)
-	if s.o.Log {
+	switch {
+	case s.o.Log:
 		log = slog.New(slog.NewTextHandler(s.t.Output(), nil))
+	case s.o.LogTo != nil:
+		log = slog.New(slog.NewJSONHandler(s.o.LogTo, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}
 	srv, err := server.Start(s.t.Context(), server.Options{
 		StateDir: s.Dir, Config: s.configFile(), Version: "test", Log: log, Clock: s.o.Clock,
