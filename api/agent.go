@@ -42,12 +42,8 @@ type Directives struct {
 
 // SessionDirective is the wish for one session's part of a machine. It is idempotent by its identifier.
 type SessionDirective struct {
-	ID      int64            `json:"id"`
-	User    string           `json:"user"`
-	UID     int              `json:"uid"`
-	GID     int              `json:"gid"`
-	Groups  []GroupID        `json:"groups,omitempty"`
-	Home    string           `json:"home"`
+	ID int64 `json:"id"`
+	Account
 	Links   []Link           `json:"links,omitempty" doc:"In the home, made as the user when missing."`
 	Sudo    bool             `json:"sudo,omitempty"`
 	Request dspool.Resources `json:"request"`
@@ -72,6 +68,15 @@ type AppDirective struct {
 	// kernels are otherwise not alive.
 	Kernels string `json:"kernels,omitempty"`
 	Token   string `json:"token,omitempty"`
+}
+
+// Account is who something is done as on a machine: in sessions, apps and tasks alike.
+type Account struct {
+	User   string    `json:"user"`
+	UID    int       `json:"uid"`
+	GID    int       `json:"gid"`
+	Groups []GroupID `json:"groups,omitempty" doc:"All that the user is in, beside the own one."`
+	Home   string    `json:"home" doc:"On the machine."`
 }
 
 // GroupID is a group by name and number.
@@ -100,11 +105,8 @@ type AttemptDirective struct {
 
 // TaskSpec is what all attempts of a job have in common.
 type TaskSpec struct {
-	Job       int64             `json:"job"`
-	User      string            `json:"user"`
-	UID       int               `json:"uid"`
-	GID       int               `json:"gid"`
-	Home      string            `json:"home" doc:"On the machine."`
+	Job int64 `json:"job"`
+	Account
 	Dir       string            `json:"dir" doc:"The job's directory on the machine; a task's is DIR/INDEX."`
 	Command   []string          `json:"command"`
 	Env       map[string]string `json:"env,omitempty"`

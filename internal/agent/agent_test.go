@@ -86,7 +86,7 @@ func TestSpecOfAttempt(t *testing.T) {
 	s, m := newServer(t), agenttest.NewMachine(nil)
 	s.agent(config(s, m, t.TempDir()))
 	s.put(api.AttemptDirective{ID: 5, Job: 2, Index: 17}, api.TaskSpec{
-		Job: 2, User: "alice", UID: 20001, GID: 20001, Home: "/home/alice", Dir: "/mnt/team/jobs/alice/2", Command: []string{"true"},
+		Job: 2, Account: api.Account{User: "alice", UID: 20001, GID: 20001, Home: "/home/alice"}, Dir: "/mnt/team/jobs/alice/2", Command: []string{"true"},
 		Env: map[string]string{"A": "b"}, Count: 20, Request: dspool.Resources{CPUs: 2, Memory: 1 << 30},
 	})
 	s.ended(5)

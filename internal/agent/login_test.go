@@ -149,7 +149,7 @@ func TestRealLogins(t *testing.T) {
 			"ulimit -c":                      "0",
 			"cat /proc/self/oom_score_adj":   "500",
 			"readlink team notebooks/remote": "/tmp/team\n/tmp/notebooks/alice",
-			"ls -ld /tmp/notebooks/alice | cut -c1-10; test -O /tmp/notebooks/alice && echo mine": "drwxr-x---\nmine",
+			"ls -ld /tmp/notebooks/alice | cut -c1-10; test -O /tmp/notebooks/alice && echo mine": "drwx------\nmine",
 			"cat /proc/self/cgroup | grep -c dspool-slot-user-20001":                              "4",
 		} {
 			if out, code := run(t, c, command); out != want || code != 0 {
@@ -319,7 +319,7 @@ func TestRealLogins(t *testing.T) {
 		m.await("the stubborn process", func() bool { return len(m.find("sh -c trap")) == 1 })
 		// An attempt of the same user is none of the session's business.
 		s.put(api.AttemptDirective{ID: 9, Job: 9, Index: 9}, api.TaskSpec{
-			Job: 9, User: "alice", UID: 20001, GID: 20001, Home: "/home/alice", Dir: "/home/alice/jobs", Command: []string{"sleep", "1001"}, Count: 1,
+			Job: 9, Account: api.Account{User: "alice", UID: 20001, GID: 20001, Home: "/home/alice"}, Dir: "/home/alice/jobs", Command: []string{"sleep", "1001"}, Count: 1,
 			Request: dspool.Resources{CPUs: 1, Memory: 64 << 20},
 		})
 		s.running(9)

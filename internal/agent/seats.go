@@ -185,7 +185,7 @@ func (t *seats) adopt(list []host.Session) {
 	defer t.mu.Unlock()
 	for _, x := range list {
 		t.byID[x.ID] = &seat{
-			want: api.SessionDirective{ID: x.ID, User: x.User, UID: x.UID}, gone: make(chan struct{}),
+			want: api.SessionDirective{ID: x.ID, Account: api.Account{User: x.User, UID: x.UID}}, gone: make(chan struct{}),
 			report: api.SessionReport{ID: x.ID, State: dspool.SessionOpen, Active: x.Active, Activity: x.Activity},
 		}
 	}

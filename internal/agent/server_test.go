@@ -292,7 +292,7 @@ func (s *server) report(w http.ResponseWriter, r *http.Request) {
 // want adds or changes what the server wants of an attempt of job 1, which asks for cpus.
 func (s *server) want(id int64, cpus float64, command ...string) {
 	s.put(api.AttemptDirective{ID: id, Job: id, Index: id}, api.TaskSpec{
-		Job: id, User: "alice", UID: 20001, GID: 20001, Home: "/home/alice", Dir: "/mnt/team/jobs/alice/1", Command: command, Count: 1,
+		Job: id, Account: api.Account{User: "alice", UID: 20001, GID: 20001, Home: "/home/alice"}, Dir: "/mnt/team/jobs/alice/1", Command: command, Count: 1,
 		Request: dspool.Resources{CPUs: cpus, Memory: 512 << 20},
 	})
 }

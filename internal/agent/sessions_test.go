@@ -26,7 +26,7 @@ func withSessions(s *server, m *agenttest.Machine, dir string) agent.Config {
 
 func directive(id int64, user string, uid int) api.SessionDirective {
 	return api.SessionDirective{
-		ID: id, User: user, UID: uid, GID: uid, Home: "/home/" + user, Request: dspool.Resources{CPUs: 0.25, Memory: 128 << 20},
+		ID: id, Account: api.Account{User: user, UID: uid, GID: uid, Home: "/home/" + user}, Request: dspool.Resources{CPUs: 0.25, Memory: 128 << 20},
 		Motd: "welcome to batch-1",
 	}
 }

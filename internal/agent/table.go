@@ -167,7 +167,7 @@ func (t *table) fill(out *decisions) {
 		a.stage = starting
 		s := a.job.spec
 		out.start = append(out.start, initd.Spec{
-			ID: a.id, Job: s.Job, Index: a.index, Count: s.Count, User: s.User, UID: s.UID, GID: s.GID, Home: s.Home,
+			ID: a.id, Job: s.Job, Index: a.index, Count: s.Count, Account: s.Account,
 			Dir: path.Join(s.Dir, strconv.FormatInt(a.index, 10)), Command: s.Command, Env: s.Env,
 			Request: s.Request, Quota: s.Request.CPUs < t.whole.CPUs, TimeLimit: s.TimeLimit,
 		})

@@ -8,12 +8,20 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
 
-// Cred is whose file rights are taken: no supplementary groups, no capabilities over files.
-type Cred struct{ UID, GID int }
+// Umask is that of everything that is done as a user. Whoever writes for others of a group needs no
+// other one: a folder of the group with setgid and a default ACL says so itself.
+const Umask = 0o022
+
+// Cred is whose file rights are taken, without capabilities over files.
+type Cred struct {
+	UID, GID int
+	Groups   []int // supplementary
+}
 
 // ErrTainted says that the thread could not get its own rights back. The goroutine that
 // locked it must end without unlocking, which discards the thread.
@@ -67,15 +75,19 @@ func (c Cred) DoLocked(f func() error) (err error) {
 	if err != nil {
 		return fmt.Errorf("read groups: %w", err)
 	}
-	uid, gid := os.Geteuid(), os.Getegid()
+	uid, gid, other := os.Geteuid(), os.Getegid(), !slices.Equal(groups, c.Groups)
 	defer func() {
-		if e := restore(uid, gid, groups); e != nil {
-			err = errors.Join(err, e)
+		e := errors.Join(setFSUID(uid), setFSGID(gid))
+		if other {
+			e = errors.Join(e, setThreadGroups(groups))
+		}
+		if e != nil {
+			err = errors.Join(err, ErrTainted, e)
 		}
 	}()
-	if len(groups) > 0 {
-		if err := setThreadGroups(nil); err != nil {
-			return fmt.Errorf("drop groups: %w", err)
+	if other {
+		if err := setThreadGroups(c.Groups); err != nil {
+			return fmt.Errorf("take groups: %w", err)
 		}
 	}
 	if err := setFSGID(c.GID); err != nil {
@@ -95,18 +107,6 @@ func (c Cred) check() error {
 }
 
 func (c Cred) self() bool { return os.Geteuid() != 0 && c.UID == os.Geteuid() && c.GID == os.Getegid() }
-
-func restore(uid, gid int, groups []int) error {
-	if err := errors.Join(setFSUID(uid), setFSGID(gid)); err != nil {
-		return errors.Join(ErrTainted, err)
-	}
-	if len(groups) > 0 {
-		if err := setThreadGroups(groups); err != nil {
-			return errors.Join(ErrTainted, err)
-		}
-	}
-	return nil
-}
 
 // setFSUID sets the thread's fsuid. The kernel reports no error, only the old value, so
 // that the new one is read back with an id that is never valid.

@@ -231,15 +231,19 @@ func taskSpecs(tx *store.Tx, ids []int64) ([]api.TaskSpec, error) {
 	if err != nil {
 		return nil, err
 	}
+	accounts := accountsOf(tx)
 	specs := make([]api.TaskSpec, 0, len(jobs))
 	for _, j := range jobs {
 		share, err := tx.Share(j.Share)
 		if err != nil {
 			return nil, fmt.Errorf("find the share of job %d: %w", j.ID, err)
 		}
+		who, err := accounts.of(j.User, j.UID)
+		if err != nil {
+			return nil, err
+		}
 		specs = append(specs, api.TaskSpec{
-			Job: j.ID, User: j.User, UID: j.UID, GID: j.UID,
-			Home: dspool.HomeMount + "/" + j.User, Dir: share.Mount + "/" + j.Dir,
+			Job: j.ID, Account: who, Dir: share.Mount + "/" + j.Dir,
 			Command: j.Spec.Command, Env: j.Spec.Env, Request: j.Spec.Request(),
 			Count: j.Tasks.Total, TimeLimit: j.Spec.TimeLimit,
 		})

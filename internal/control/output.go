@@ -23,7 +23,8 @@ type Output struct {
 	who    auth.Subject
 	job    store.JobRow
 	index  int64
-	path   string // of the file, relative to the share
+	as     asuser.Cred // the job's user
+	path   string      // of the file, relative to the share
 	share  dspool.Share
 	offset int64
 	file   *os.File
@@ -49,6 +50,11 @@ func (c *Control) OpenOutput(ctx context.Context, who auth.Subject, id, index in
 		if _, err = taskOf(tx, o.job, index); err != nil {
 			return err
 		}
+		owner, err := accountsOf(tx).of(o.job.User, o.job.UID)
+		if err != nil {
+			return err
+		}
+		o.as = credOf(owner)
 		o.share, err = tx.Share(o.job.Share)
 		o.path = path.Join(o.job.Dir, strconv.FormatInt(index, 10), stream+".txt")
 		return err
@@ -145,5 +151,5 @@ func (o *Output) open() (*os.File, error) {
 		return nil, err
 	}
 	defer root.Close()
-	return credOf(o.job.UID).Read(root, o.path)
+	return o.as.Read(root, o.path)
 }

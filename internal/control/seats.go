@@ -78,19 +78,12 @@ func (c *Control) sessionDirectives(tx *store.Tx, rows []store.SessionRow) ([]ap
 	if len(rows) == 0 {
 		return nil, nil
 	}
-	groups, err := tx.Groups()
-	if err != nil {
-		return nil, err
-	}
+	accounts := accountsOf(tx)
 	for _, s := range rows {
-		d := api.SessionDirective{
-			ID: s.ID, User: s.User, UID: s.UID, GID: s.UID, Home: dspool.HomeMount + "/" + s.User,
-			Request: s.Request, Close: !s.Close.IsZero(), Reason: toUser(s.User, s.Close),
-		}
-		for _, g := range groups {
-			if slices.Contains(g.Members, s.User) {
-				d.Groups = append(d.Groups, api.GroupID{Name: g.Name, GID: g.GID})
-			}
+		d := api.SessionDirective{ID: s.ID, Request: s.Request, Close: !s.Close.IsZero(), Reason: toUser(s.User, s.Close)}
+		var err error
+		if d.Account, err = accounts.of(s.User, s.UID); err != nil {
+			return nil, err
 		}
 		if d.Apps, err = c.appDirectives(tx, s); err != nil {
 			return nil, err
@@ -217,7 +210,7 @@ func (c *Control) makeSessionTrees(ctx context.Context, user dspool.User, pool s
 	if err := root.MkdirOwned(asuser.Cred{}, notebooksFolder, 0o755); err != nil {
 		return fmt.Errorf("make folder of notebooks on share %s: %w", t.jobs.Name, err)
 	}
-	if err := root.MkdirOwned(credOf(user.UID), notebooksFolder+"/"+user.Name, 0o700); err != nil {
+	if err := root.MkdirOwned(ownerOf(user), notebooksFolder+"/"+user.Name, 0o700); err != nil {
 		return fmt.Errorf("make folder of %s's notebooks on share %s: %w", user.Name, t.jobs.Name, err)
 	}
 	return nil

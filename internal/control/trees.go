@@ -9,6 +9,7 @@ import (
 	"strconv"
 
 	"github.com/dspool/dspool"
+	"github.com/dspool/dspool/api"
 	"github.com/dspool/dspool/internal/asuser"
 )
 
@@ -58,7 +59,7 @@ func (t trees) make() error {
 	if err := root.MkdirOwned(asuser.Cred{}, jobsFolder, 0o755); err != nil {
 		return fmt.Errorf("make folder of jobs on share %s: %w", t.jobs.Name, err)
 	}
-	if err := root.MkdirOwned(credOf(t.user.UID), jobsFolder+"/"+t.user.Name, 0o700); err != nil {
+	if err := root.MkdirOwned(ownerOf(t.user), jobsFolder+"/"+t.user.Name, 0o700); err != nil {
 		return fmt.Errorf("make folder of %s's jobs on share %s: %w", t.user.Name, t.jobs.Name, err)
 	}
 	return nil
@@ -69,7 +70,17 @@ func JobDir(user string, id int64) string {
 	return jobsFolder + "/" + user + "/" + strconv.FormatInt(id, 10)
 }
 
-func credOf(uid int) asuser.Cred { return asuser.Cred{UID: uid, GID: uid} }
+// credOf is whose file rights an account has on shares.
+func credOf(who api.Account) asuser.Cred {
+	c := asuser.Cred{UID: who.UID, GID: who.GID}
+	for _, g := range who.Groups {
+		c.Groups = append(c.Groups, g.GID)
+	}
+	return c
+}
+
+// ownerOf is whose a user's folders are.
+func ownerOf(user dspool.User) asuser.Cred { return asuser.Cred{UID: user.UID, GID: user.UID} }
 
 // homeShares are the shares that pools where people work mount at /home: at most one of a pool, perhaps
 // several of all.
@@ -91,7 +102,7 @@ func makeHome(user dspool.User, shares []dspool.Share) error {
 		if err != nil {
 			return err
 		}
-		err = root.MkdirOwned(credOf(user.UID), user.Name, 0o700)
+		err = root.MkdirOwned(ownerOf(user), user.Name, 0o700)
 		root.Close()
 		if err != nil {
 			return fmt.Errorf("make home of %s: %w", user.Name, err)

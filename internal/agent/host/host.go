@@ -24,7 +24,6 @@ import (
 	"github.com/dspool/dspool/api"
 	"github.com/dspool/dspool/internal/agent/activity"
 	"github.com/dspool/dspool/internal/agent/initd"
-	"github.com/dspool/dspool/internal/asuser"
 )
 
 // Config of a host. The zero value, with Init, is that of a machine.
@@ -131,13 +130,7 @@ func (h *Host) Open(ctx context.Context, d api.SessionDirective) error {
 			return err
 		}
 	}
-	groups := make([]initd.Group, len(d.Groups))
-	for i, g := range d.Groups {
-		groups[i] = initd.Group(g)
-	}
-	st, err := h.cfg.Init.Open(ctx, initd.Session{
-		ID: d.ID, User: d.User, UID: d.UID, GID: d.GID, Groups: groups, Home: d.Home, Request: d.Request,
-	})
+	st, err := h.cfg.Init.Open(ctx, initd.Session{ID: d.ID, Account: d.Account, Request: d.Request})
 	if err != nil {
 		return fromInit(err)
 	}
@@ -221,7 +214,7 @@ func (h *Host) Close(ctx context.Context, d api.SessionDirective) error {
 // prepareHome looks that the home is there and makes its links, as the user. What the user has
 // put in a link's place stays, and a link that cannot be made is no reason to keep the user out.
 func (h *Host) prepareHome(d api.SessionDirective) error {
-	return asuser.Cred{UID: d.UID, GID: d.GID}.Do(func() error {
+	return initd.CredOf(d.Account).Do(func() error {
 		if info, err := os.Stat(d.Home); err != nil || !info.IsDir() {
 			return dspool.Errorf(dspool.Unavailable, "the home %s of %s is not on the machine", d.Home, d.User).
 				WithHint("look at the mounts of the pool")
@@ -242,7 +235,7 @@ func makeLink(home string, l api.Link) error {
 		return dspool.Errorf(dspool.Invalid, "a link from %s to %s is not one in a home", dspool.Quote(l.Path), dspool.Quote(l.Target))
 	}
 	if l.MakeTarget {
-		if err := os.MkdirAll(l.Target, 0o750); err != nil {
+		if err := os.MkdirAll(l.Target, 0o700); err != nil {
 			return err
 		}
 	}
@@ -250,7 +243,7 @@ func makeLink(home string, l api.Link) error {
 	if _, err := os.Lstat(path); err == nil {
 		return nil
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o750); err != nil {
+	if err := os.MkdirAll(filepath.Dir(path), 0o777); err != nil {
 		return err
 	}
 	if err := os.Symlink(l.Target, path); err != nil && !errors.Is(err, os.ErrExist) {

@@ -136,7 +136,7 @@ func authority(t *testing.T) string {
 }
 
 func (b *bench) directive() api.SessionDirective {
-	return api.SessionDirective{ID: 1, User: "alice", UID: b.uid, GID: b.uid, Home: b.home, Motd: "hello"}
+	return api.SessionDirective{ID: 1, Account: api.Account{User: "alice", UID: b.uid, GID: b.uid, Home: b.home}, Motd: "hello"}
 }
 
 func read(t *testing.T, path string) string {
@@ -294,7 +294,7 @@ func TestLinks(t *testing.T) {
 	if read(t, in("own")) != "mine" {
 		t.Error("what the user had was replaced")
 	}
-	if info, err := os.Lstat(target); err != nil || info.Mode().Perm() != 0o750 && info.Mode().Perm() != 0o755 {
+	if info, err := os.Lstat(target); err != nil || info.Mode().Perm() != 0o700 {
 		t.Errorf("target %v, %v", info, err)
 	}
 	if entries, _ := os.ReadDir(secret); len(entries) != 0 {

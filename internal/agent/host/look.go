@@ -9,7 +9,6 @@ import (
 	"github.com/dspool/dspool"
 	"github.com/dspool/dspool/internal/agent/activity"
 	"github.com/dspool/dspool/internal/agent/initd"
-	"github.com/dspool/dspool/internal/asuser"
 )
 
 const (
@@ -102,7 +101,7 @@ func snapshot(s initd.SessionStatus) activity.Snapshot {
 	seen, unseen := activity.Processes(s.PIDs)
 	shot.Processes = seen
 	if len(unseen) > 0 {
-		_ = asuser.Cred{UID: s.UID, GID: s.GID}.Do(func() error {
+		_ = initd.CredOf(s.Account).Do(func() error {
 			var more []activity.Process
 			more, unseen = activity.Processes(unseen)
 			shot.Processes = append(shot.Processes, more...)

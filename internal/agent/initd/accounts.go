@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/dspool/dspool"
+	"github.com/dspool/dspool/api"
 )
 
 // accounts adds users to the machine's passwd and group files when they first come.
@@ -32,9 +33,10 @@ func newAccounts(dir string) *accounts {
 	return a
 }
 
-// ensure makes name an account with uid and gid. It refuses a name or an id that the image
+// ensure makes sure that the account of who is there. It refuses a name or an id that the image
 // gives to somebody else.
-func (a *accounts) ensure(name string, uid, gid int, home string) error {
+func (a *accounts) ensure(who api.Account) error {
+	name, uid, gid, home := who.User, who.UID, who.GID, who.Home
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if id, ok := a.known[name]; ok && id == uid {

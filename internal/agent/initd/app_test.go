@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/dspool/dspool"
+	"github.com/dspool/dspool/api"
 	"github.com/dspool/dspool/internal/agent/initd"
 	"github.com/dspool/dspool/internal/testkit"
 )
@@ -32,7 +33,7 @@ func newAppBench(t *testing.T) *appBench {
 	must(t, os.Mkdir(b.home, 0o700))
 	must(t, os.Chown(b.home, userID, userID))
 	s := m.session(1, "alice", userID)
-	s.Home, s.Groups = b.home, []initd.Group{{Name: "lab", GID: 20500}}
+	s.Home, s.Groups = b.home, []api.GroupID{{Name: "lab", GID: 20500}}
 	must(t, os.WriteFile(filepath.Join(m.dir, "etc/group"), []byte("root:x:0:\nvideo:x:44:alice\n"), 0o644))
 	must(t, os.Chown(filepath.Join(m.dir, "etc/group"), machineRoot, machineRoot))
 	_, err := m.Open(t.Context(), s)

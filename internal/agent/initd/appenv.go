@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"maps"
 	"net"
-	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -58,46 +56,6 @@ func (s *App) environment(login map[string]string, port int) map[string]string {
 	return env
 }
 
-// loginEnvironment is what a login of the user has: what the image says in the files that the PAM
-// service of dspool's sshd reads.
-func (m *machine) loginEnvironment(user Session) map[string]string {
-	env := map[string]string{"PATH": "/usr/local/bin:/usr/bin:/bin:/usr/games", "LANG": "C.UTF-8"}
-	for _, file := range []string{"environment", "default/locale"} {
-		text, err := os.ReadFile(filepath.Join(m.cfg.Etc, file))
-		if err != nil {
-			continue
-		}
-		for line := range strings.Lines(string(text)) {
-			if k, v, ok := assignment(line); ok {
-				env[k] = v
-			}
-		}
-	}
-	maps.Copy(env, map[string]string{"HOME": user.Home, "USER": user.User, "LOGNAME": user.User, "SHELL": m.accounts.shell})
-	return env
-}
-
-// assignment reads a line of /etc/environment as pam_env(8) does: KEY=VALUE, perhaps with "export"
-// before it, quotes around the value and a comment behind it.
-func assignment(line string) (key, value string, ok bool) {
-	line = strings.TrimSpace(line)
-	line = strings.TrimSpace(strings.TrimPrefix(line, "export "))
-	if i := strings.IndexByte(line, '#'); i >= 0 {
-		line = strings.TrimSpace(line[:i])
-	}
-	key, value, ok = strings.Cut(line, "=")
-	if !ok || key == "" || strings.ContainsAny(key, " \t") || strings.ContainsRune(line, 0) {
-		return "", "", false
-	}
-	for _, quote := range []string{`"`, `'`} {
-		if rest, ok := strings.CutPrefix(value, quote); ok {
-			value = strings.TrimSuffix(rest, quote)
-			break
-		}
-	}
-	return key, value, true
-}
-
 // secretKeys are parts of names of variables whose values are secrets.
 var secretKeys = []string{"TOKEN", "SECRET", "PASS", "KEY", "CREDENTIAL", "AUTH"}
 
@@ -121,24 +79,4 @@ func (s *App) withoutSecrets(text string) string {
 		}
 	}
 	return text
-}
-
-// groupsOf returns the ids of the groups that list name as a member.
-func (a *accounts) groupsOf(name string) (ids []int) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	text, err := os.ReadFile(filepath.Join(a.dir, "group"))
-	if err != nil {
-		return nil
-	}
-	for line := range strings.Lines(string(text)) {
-		f := strings.Split(strings.TrimSpace(line), ":")
-		if len(f) != 4 || !slices.Contains(strings.Split(f[3], ","), name) {
-			continue
-		}
-		if gid, err := strconv.Atoi(f[2]); err == nil && gid >= 0 && !slices.Contains(ids, gid) {
-			ids = append(ids, gid)
-		}
-	}
-	return ids
 }

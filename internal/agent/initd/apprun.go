@@ -121,11 +121,14 @@ func (m *machine) launchApp(a *app) (r *appRun, stray, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	command, env := a.spec.with(port), a.spec.environment(m.loginEnvironment(user), port)
-	cred := asuser.Cred{UID: user.UID, GID: user.GID}
+	as, err := m.become(user.Account)
+	if err != nil {
+		return nil, nil, err
+	}
+	command, env := a.spec.with(port), a.spec.environment(as.env, port)
 	var dir, argv0 string
 	var file *os.File
-	if err := cred.DoLocked(func() (err error) {
+	if err := as.cred.DoLocked(func() (err error) {
 		var noLog error
 		if file, noLog = openAppLog(user.Home, a.spec.Name, user.UID); noLog != nil {
 			m.log.Info("the output of an app is not kept", "app", a.spec.ID, "error", noLog)
@@ -154,14 +157,7 @@ func (m *machine) launchApp(a *app) (r *appRun, stray, err error) {
 	}
 	r.part = part
 	r.oomBefore, _ = part.oomKills()
-	groups := []uint32{}
-	for _, gid := range m.accounts.groupsOf(user.User) {
-		groups = append(groups, uint32(gid))
-	}
-	attr := &syscall.ProcAttr{
-		Dir: dir, Env: flatten(env), Files: []uintptr{m.null.Fd(), uintptr(out), uintptr(out)},
-		Sys: &syscall.SysProcAttr{Setsid: true, Credential: &syscall.Credential{Uid: uint32(user.UID), Gid: uint32(user.GID), Groups: groups}},
-	}
+	attr := as.attr(dir, env, m.null.Fd(), uintptr(out), uintptr(out))
 	leave, err := part.enter(attr.Sys)
 	if err != nil {
 		r.log.finish()
@@ -175,8 +171,8 @@ func (m *machine) launchApp(a *app) (r *appRun, stray, err error) {
 		return pid, err
 	}, func(pid int) {
 		r.pid = pid
-		if unscored = scoreAsUser(cred, pid); notYet(unscored) {
-			go func() { m.unscored("app", a.spec.ID, scoreLater(cred, pid, r.gone)) }()
+		if unscored = scoreAsUser(as.cred, pid); notYet(unscored) {
+			go func() { m.unscored("app", a.spec.ID, scoreLater(as.cred, pid, r.gone)) }()
 		}
 	}, func(ws syscall.WaitStatus, _ time.Time) {
 		r.status = ws

@@ -8,18 +8,16 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/dspool/dspool"
+	"github.com/dspool/dspool/api"
 )
 
 // Spec is all that init needs to run an attempt.
 type Spec struct {
-	ID        int64             `json:"id"`
-	Job       int64             `json:"job"`
-	Index     int64             `json:"index"`
-	Count     int64             `json:"count"` // tasks in the job
-	User      string            `json:"user"`
-	UID       int               `json:"uid"`
-	GID       int               `json:"gid"`
-	Home      string            `json:"home"`
+	ID    int64 `json:"id"`
+	Job   int64 `json:"job"`
+	Index int64 `json:"index"`
+	Count int64 `json:"count"` // tasks in the job
+	api.Account
 	Dir       string            `json:"dir"` // the task's own; made as the user when missing
 	Command   []string          `json:"command"`
 	Env       map[string]string `json:"env,omitempty"`

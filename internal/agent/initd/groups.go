@@ -9,11 +9,15 @@ import (
 	"strings"
 
 	"github.com/dspool/dspool"
+	"github.com/dspool/dspool/api"
 )
 
 // join makes user a member of exactly these groups among those with an id of dspool's, and
-// makes groups that are missing. Groups of the image stay as they are.
-func (a *accounts) join(user string, groups []Group) error {
+// makes groups that are missing. Groups of the image stay as they are. Without a user it only makes groups.
+func (a *accounts) join(user string, groups []api.GroupID) error {
+	if user == "" && len(groups) == 0 {
+		return nil
+	}
 	for _, g := range groups {
 		if err := dspool.CheckName("group", g.Name); err != nil {
 			return err
@@ -45,7 +49,7 @@ func (a *accounts) join(user string, groups []Group) error {
 }
 
 // withMember returns the text of a group file in which user is in groups.
-func withMember(text, user string, groups []Group) (string, error) {
+func withMember(text, user string, groups []api.GroupID) (string, error) {
 	var out strings.Builder
 	missing := slices.Clone(groups)
 	for line := range strings.Lines(text) {
@@ -61,7 +65,7 @@ func withMember(text, user string, groups []Group) (string, error) {
 			switch {
 			case g.Name == f[0] && g.GID == gid:
 				wanted = true
-				missing = slices.DeleteFunc(missing, func(m Group) bool { return m == g })
+				missing = slices.DeleteFunc(missing, func(m api.GroupID) bool { return m == g })
 			case g.Name == f[0]:
 				return "", dspool.Errorf(dspool.Conflict, "the image has its own group %s, with id %d", g.Name, gid).
 					WithHint("rename the group, or remove it from the image")
@@ -73,7 +77,7 @@ func withMember(text, user string, groups []Group) (string, error) {
 		members := strings.FieldsFunc(f[3], func(r rune) bool { return r == ',' })
 		in := slices.Contains(members, user)
 		switch {
-		case wanted && !in:
+		case wanted && !in && user != "":
 			members = append(members, user)
 		case !wanted && in && gid >= MinUID:
 			members = slices.DeleteFunc(members, func(m string) bool { return m == user })

@@ -3,26 +3,28 @@ package initd
 import (
 	"strings"
 	"testing"
+
+	"github.com/dspool/dspool/api"
 )
 
 func TestWithMember(t *testing.T) {
 	t.Parallel()
 	const image = "root:x:0:\nsudo:x:27:\naudio:x:29:alice\n# odd line\nalice:*:20001:\n"
-	lab, data := Group{"lab", 20500}, Group{"data", 20501}
+	lab, data := api.GroupID{Name: "lab", GID: 20500}, api.GroupID{Name: "data", GID: 20501}
 	for _, c := range []struct {
 		claim, text string
-		groups      []Group
+		groups      []api.GroupID
 		want, fault string
 	}{
 		{"no group changes nothing", image, nil, image, ""},
-		{"a missing group is made", image, []Group{lab}, image + "lab:*:20500:alice\n", ""},
-		{"an existing one is joined", image + "lab:*:20500:bob\n", []Group{lab}, image + "lab:*:20500:bob,alice\n", ""},
-		{"joining twice is once", image + "lab:*:20500:bob,alice\n", []Group{lab}, image + "lab:*:20500:bob,alice\n", ""},
-		{"a group that is no more the user's is left", image + "lab:*:20500:alice,bob\ndata:*:20501:\n", []Group{data}, image + "lab:*:20500:bob\ndata:*:20501:alice\n", ""},
+		{"a missing group is made", image, []api.GroupID{lab}, image + "lab:*:20500:alice\n", ""},
+		{"an existing one is joined", image + "lab:*:20500:bob\n", []api.GroupID{lab}, image + "lab:*:20500:bob,alice\n", ""},
+		{"joining twice is once", image + "lab:*:20500:bob,alice\n", []api.GroupID{lab}, image + "lab:*:20500:bob,alice\n", ""},
+		{"a group that is no more the user's is left", image + "lab:*:20500:alice,bob\ndata:*:20501:\n", []api.GroupID{data}, image + "lab:*:20500:bob\ndata:*:20501:alice\n", ""},
 		{"groups of the image stay as they are", image, nil, image, ""},
-		{"a name of the image is refused", image, []Group{{"sudo", 20600}}, "", "own group sudo, with id 27"},
-		{"an id that the image gave is refused", image + "x:x:20500:\n", []Group{lab}, "", `group id 20500 to "x"`},
-		{"a last line without its end is one", strings.TrimSuffix(image, "\n"), []Group{lab}, image + "lab:*:20500:alice\n", ""},
+		{"a name of the image is refused", image, []api.GroupID{{Name: "sudo", GID: 20600}}, "", "own group sudo, with id 27"},
+		{"an id that the image gave is refused", image + "x:x:20500:\n", []api.GroupID{lab}, "", `group id 20500 to "x"`},
+		{"a last line without its end is one", strings.TrimSuffix(image, "\n"), []api.GroupID{lab}, image + "lab:*:20500:alice\n", ""},
 	} {
 		t.Run(c.claim, func(t *testing.T) {
 			t.Parallel()

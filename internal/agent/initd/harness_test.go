@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/dspool/dspool"
+	"github.com/dspool/dspool/api"
 	"github.com/dspool/dspool/internal/agent/initd"
 )
 
@@ -267,7 +268,7 @@ func (m *testMachine) exit(id int64) initd.Status {
 
 func (m *testMachine) spec(id int64, command ...string) initd.Spec {
 	return initd.Spec{
-		ID: id, Job: 7, Index: id, Count: 9, User: "alice", UID: userID, GID: userID, Home: m.dir,
+		ID: id, Job: 7, Index: id, Count: 9, Account: api.Account{User: "alice", UID: userID, GID: userID, Home: m.dir},
 		Dir: filepath.Join(m.dir, "jobs", strconv.FormatInt(id, 10)), Command: command,
 		Request: dspool.Resources{CPUs: 1.5, Memory: 64 << 20},
 	}

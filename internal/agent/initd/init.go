@@ -62,7 +62,7 @@ type machine struct {
 }
 
 // Run is init until ctx is done: then it ends everything, SIGTERM first, and returns nil.
-// It needs root. It changes the process: umask 0027, no core dumps, reaper of orphans.
+// It needs root. It changes the process: users' umask, no core dumps, reaper of orphans.
 func Run(ctx context.Context, cfg Config) error {
 	if os.Geteuid() != 0 {
 		return errors.New("init must be root of its machine")
@@ -128,7 +128,8 @@ func newMachine(cfg Config) (*machine, error) {
 	if err := unix.CloseRange(3, ^uint(0)>>1, unix.CLOSE_RANGE_CLOEXEC); err != nil && err != unix.ENOSYS {
 		return nil, fmt.Errorf("keep open files from attempts: %w", err)
 	}
-	unix.Umask(0o027)
+	// Whatever it starts has the umask of users; its own files have their modes from whoever makes them.
+	unix.Umask(asuser.Umask)
 	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}); err != nil {
 		return nil, fmt.Errorf("switch core dumps off: %w", err)
 	}

@@ -132,7 +132,7 @@ func TestSurroundings(t *testing.T) {
 	t.Parallel()
 	m := startMachine(t)
 	s := m.sh(1, `env | sort; echo "cwd $PWD umask $(umask) core $(ulimit -c)"
-		echo "oom $(cat /proc/$$/oom_score_adj)" # by now; it is set as the program begins
+		until [ "$(cat /proc/$$/oom_score_adj)" = 500 ]; do :; done; echo oom 500 # it is set as the program begins
 		id; grep -E '^(Groups|CapEff|NoNewPrivs|NSsid|NSpid)' /proc/self/status; readlink /proc/self/fd/0; ls /proc/self/fd; cat /proc/self/cgroup`)
 	s.Env = map[string]string{"A": "b c", "DSPOOL_JOB_ID": "forged", "LANG": "de_DE.UTF-8"}
 	m.spawn(s)
@@ -140,8 +140,8 @@ func TestSurroundings(t *testing.T) {
 	out := m.output(1, "NSpid")
 	for _, want := range []string{
 		"A=b c\n", "DSPOOL_JOB_ID=7\n", "DSPOOL_TASK_INDEX=1\n", "DSPOOL_TASK_COUNT=9\n", "DSPOOL_CPUS=1.5\n", "DSPOOL_MEMORY=67108864\n",
-		"OMP_NUM_THREADS=2\n", "HOME=" + m.dir + "\n", "USER=alice\n", "LOGNAME=alice\n", "PATH=/usr/local/bin:/usr/bin:/bin\n", "LANG=de_DE.UTF-8\n",
-		"cwd " + s.Dir + " umask 0027 core 0\n", "oom 500\n", "uid=20001", "gid=20001", "CapEff:\t0000000000000000\n", "/dev/null\n", "dspool-slot-1",
+		"OMP_NUM_THREADS=2\n", "HOME=" + m.dir + "\n", "USER=alice\n", "LOGNAME=alice\n", "PATH=/usr/local/bin:/usr/bin:/bin\n", "LANG=de_DE.UTF-8\n", "PYTHONUNBUFFERED=1\n",
+		"cwd " + s.Dir + " umask 0022 core 0\n", "oom 500\n", "uid=20001", "gid=20001", "CapEff:\t0000000000000000\n", "/dev/null\n", "dspool-slot-1",
 	} {
 		if !strings.Contains(out, want) {
 			t.Errorf("no %q in:\n%s", want, out)

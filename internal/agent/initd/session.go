@@ -10,23 +10,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/dspool/dspool"
+	"github.com/dspool/dspool/api"
 )
 
 // Session is a user's place on a machine beside attempts: an account, and a cgroup that logins join.
 type Session struct {
-	ID      int64            `json:"id"`
-	User    string           `json:"user"`
-	UID     int              `json:"uid"`
-	GID     int              `json:"gid"`
-	Groups  []Group          `json:"groups,omitempty"` // all that the user is in, beside the own one
-	Home    string           `json:"home"`
+	ID int64 `json:"id"`
+	api.Account
 	Request dspool.Resources `json:"request"`
-}
-
-// Group is a group of users.
-type Group struct {
-	Name string `json:"name"`
-	GID  int    `json:"gid"`
 }
 
 // SessionStatus is what init knows about a session.
@@ -117,7 +108,7 @@ func (m *machine) sessionFor(want Session) (*session, error) {
 }
 
 func (m *machine) makeSession(s *session, want Session) error {
-	if err := m.accounts.ensure(want.User, want.UID, want.GID, want.Home); err != nil {
+	if err := m.accounts.ensure(want.Account); err != nil {
 		return err
 	}
 	if err := m.accounts.join(want.User, want.Groups); err != nil {

@@ -11,11 +11,12 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/dspool/dspool"
+	"github.com/dspool/dspool/api"
 	"github.com/dspool/dspool/internal/agent/initd"
 )
 
 func (m *testMachine) session(id int64, user string, uid int) initd.Session {
-	return initd.Session{ID: id, User: user, UID: uid, GID: uid, Home: m.dir, Request: dspool.Resources{CPUs: 1, Memory: 64 << 20}}
+	return initd.Session{ID: id, Account: api.Account{User: user, UID: uid, GID: uid, Home: m.dir}, Request: dspool.Resources{CPUs: 1, Memory: 64 << 20}}
 }
 
 // enter has a process of the machine's root enter a session, as a login does, and run script.
@@ -44,7 +45,7 @@ func TestSessions(t *testing.T) {
 	t.Parallel()
 	m := startMachine(t)
 	alice := m.session(1, "alice", userID)
-	alice.Groups = []initd.Group{{Name: "lab", GID: 20500}}
+	alice.Groups = []api.GroupID{{Name: "lab", GID: 20500}}
 	must(t, os.WriteFile(filepath.Join(m.dir, "etc/group"), []byte("root:x:0:\n"), 0o644))
 	must(t, os.Chown(filepath.Join(m.dir, "etc/group"), machineRoot, machineRoot))
 	st, err := m.Open(t.Context(), alice)
@@ -113,8 +114,8 @@ func TestSessionRefusals(t *testing.T) {
 		"group id 27":                       func(s *initd.Session) { s.GID = 27 },
 		`gives id 20099 to "image"`:         func(s *initd.Session) { s.User, s.UID, s.GID = "dave", 20099, 20099 },
 		"the image has its own image":       func(s *initd.Session) { s.User, s.UID, s.GID = "image", 20005, 20005 },
-		"group name":                        func(s *initd.Session) { s.Groups = []initd.Group{{Name: "a:b", GID: 20500}} },
-		"nobody joins a group with an id":   func(s *initd.Session) { s.Groups = []initd.Group{{Name: "disk", GID: 6}} },
+		"group name":                        func(s *initd.Session) { s.Groups = []api.GroupID{{Name: "a:b", GID: 20500}} },
+		"nobody joins a group with an id":   func(s *initd.Session) { s.Groups = []api.GroupID{{Name: "disk", GID: 6}} },
 		"asks for":                          func(s *initd.Session) { s.Request.Memory = 0 },
 		"is not a path that an account can": func(s *initd.Session) { s.User, s.Home = "carol", "/home/a:0:0::/:/bin/sh\nx" },
 	} {

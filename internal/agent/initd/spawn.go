@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -146,13 +145,15 @@ func (m *machine) start(a *attempt) error {
 			}
 		}
 	}()
-	env := s.environment(m.accounts.shell)
+	var as person
+	var env map[string]string
 	err := s.check()
 	if err == nil {
-		err = m.accounts.ensure(s.User, s.UID, s.GID, s.Home)
+		as, err = m.become(s.Account)
 	}
 	if err == nil {
-		err = asuser.Cred{UID: s.UID, GID: s.GID}.DoLocked(func() (err error) {
+		env = s.environment(as.env)
+		err = as.cred.DoLocked(func() (err error) {
 			if files, err = m.outputs(s); err != nil {
 				return err
 			}
@@ -168,10 +169,7 @@ func (m *machine) start(a *attempt) error {
 		m.conclude(a, err)
 		return err
 	}
-	attr := &syscall.ProcAttr{
-		Dir: s.Dir, Env: flatten(env), Files: []uintptr{m.null.Fd(), files[0].Fd(), files[1].Fd()},
-		Sys: &syscall.SysProcAttr{Setsid: true, Credential: &syscall.Credential{Uid: uint32(s.UID), Gid: uint32(s.GID)}},
-	}
+	attr := as.attr(s.Dir, env, m.null.Fd(), files[0].Fd(), files[1].Fd())
 	leave, err := slot.enter(attr.Sys)
 	if err != nil {
 		m.giveBack(slot)
@@ -184,9 +182,8 @@ func (m *machine) start(a *attempt) error {
 		stray = leave()
 		return pid, err
 	}, func(pid int) {
-		cred := asuser.Cred{UID: s.UID, GID: s.GID}
-		if unscored = scoreAsUser(cred, pid); notYet(unscored) {
-			go func() { m.unscored("attempt", s.ID, scoreLater(cred, pid, a.mainGone)) }()
+		if unscored = scoreAsUser(as.cred, pid); notYet(unscored) {
+			go func() { m.unscored("attempt", s.ID, scoreLater(as.cred, pid, a.mainGone)) }()
 		}
 		m.launched(a, slot)
 	}, func(ws syscall.WaitStatus, at time.Time) { m.exit(a, ws, at) })
@@ -275,13 +272,10 @@ func (s *Spec) check() error {
 }
 
 // environment of the attempt. The job's own entries win, but for those of dspool.
-func (s *Spec) environment(shell string) map[string]string {
-	home := s.Home
-	env := map[string]string{
-		"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8", "SHELL": shell,
-		"HOME": home, "USER": s.User, "LOGNAME": s.User,
-		"OMP_NUM_THREADS": strconv.Itoa(max(1, int(math.Ceil(s.Request.CPUs)))),
-	}
+func (s *Spec) environment(login map[string]string) map[string]string {
+	env := maps.Clone(login)
+	env["OMP_NUM_THREADS"] = strconv.Itoa(max(1, int(math.Ceil(s.Request.CPUs))))
+	env["PYTHONUNBUFFERED"] = "1" // output is a file, which people follow
 	maps.Copy(env, s.Env)
 	env["DSPOOL_JOB_ID"] = strconv.FormatInt(s.Job, 10)
 	env["DSPOOL_TASK_INDEX"] = strconv.FormatInt(s.Index, 10)
@@ -291,22 +285,14 @@ func (s *Spec) environment(shell string) map[string]string {
 	return env
 }
 
-func flatten(env map[string]string) []string {
-	list := make([]string, 0, len(env))
-	for _, k := range slices.Sorted(maps.Keys(env)) {
-		list = append(list, k+"="+env[k])
-	}
-	return list
-}
-
 // outputs makes the task's directory and opens stdout.txt and stderr.txt in it, as the user.
 func (m *machine) outputs(s *Spec) (files [2]*os.File, err error) {
 	dir := strings.TrimPrefix(filepath.Clean(s.Dir), "/")
-	if err := m.root.MkdirAll(dir, 0o750); err != nil {
+	if err := m.root.MkdirAll(dir, 0o777); err != nil {
 		return files, fmt.Errorf("make the task's directory: %w", err)
 	}
 	for i, name := range []string{"stdout.txt", "stderr.txt"} {
-		f, err := m.root.OpenOwned(filepath.Join(dir, name), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o640, s.UID)
+		f, err := m.root.OpenOwned(filepath.Join(dir, name), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o666, s.UID)
 		if err != nil {
 			return files, fmt.Errorf("open the task's %s: %w", name, err)
 		}
