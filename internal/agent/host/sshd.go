@@ -21,6 +21,7 @@ import (
 
 	"github.com/dspool/dspool"
 	"github.com/dspool/dspool/internal/agent/initd"
+	"github.com/dspool/dspool/internal/asuser"
 )
 
 const (
@@ -99,7 +100,7 @@ func (h *Host) sshConfig() string { return filepath.Join(h.cfg.Dir, "sshd_config
 
 // writeSSH writes what sshd and its PAM service read, and returns sshd's configuration.
 func (h *Host) writeSSH(authority string, version float64) (string, error) {
-	for _, dir := range []string{h.cfg.Dir, filepath.Join(h.cfg.Dir, "principals"), filepath.Join(h.cfg.Dir, "join"), filepath.Join(h.cfg.Dir, "motd"), h.cfg.Empty, filepath.Join(h.cfg.Etc, "pam.d")} {
+	for _, dir := range []string{h.cfg.Dir, filepath.Join(h.cfg.Dir, "principals"), filepath.Join(h.cfg.Dir, "join"), filepath.Join(h.cfg.Dir, "motd"), h.cfg.Empty, filepath.Join(h.cfg.Etc, "pam.d"), filepath.Join(h.cfg.Etc, "profile.d")} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return "", err
 		}
@@ -109,13 +110,14 @@ func (h *Host) writeSSH(authority string, version float64) (string, error) {
 		}
 	}
 	config := h.sshdConfig(version)
-	helper := filepath.Join(h.cfg.Dir, "enter")
 	return config, errors.Join(
 		h.write("authority.pub", authority+"\n"),
 		h.write("sshd_config", config),
-		replaceFile(helper, fmt.Sprintf(enterScript, h.cfg.Dir), 0o755),
+		h.write("environment", strings.Join(initd.Flatten(initd.DefaultEnvironment()), "\n")+"\n"),
+		replaceFile(filepath.Join(h.cfg.Etc, "profile.d", "00-dspool.sh"), profile, 0o644),
+		replaceFile(filepath.Join(h.cfg.Dir, "enter"), fmt.Sprintf(enterScript, h.cfg.Dir), 0o755),
 		// sshd finds its PAM service by its own name; the machine has no other sshd.
-		replaceFile(filepath.Join(h.cfg.Etc, "pam.d", "sshd"), fmt.Sprintf(pamService, helper), 0o644),
+		replaceFile(filepath.Join(h.cfg.Etc, "pam.d", "sshd"), fmt.Sprintf(pamService, h.cfg.Dir, asuser.Umask), 0o644),
 	)
 }
 
@@ -134,14 +136,27 @@ done <"%[1]s/motd/$PAM_USER"
 exit 0
 `
 
-// Passwords are never asked: sshd has checked a certificate. pam_env reads the image's defaults.
+// Passwords are never asked: sshd has checked a certificate. A login begins with what init gives to all
+// that it starts as users; what the image says comes after that.
 const pamService = `# By dspool.
 auth     required pam_deny.so
 account  required pam_permit.so
-session  required pam_exec.so quiet stdout %s
+session  required pam_exec.so quiet stdout %[1]s/enter
+session  required pam_umask.so umask=%#[2]o
+session  optional pam_env.so conffile=/dev/null envfile=%[1]s/environment
 session  optional pam_env.so
 session  optional pam_env.so envfile=/etc/default/locale
 password required pam_deny.so
+`
+
+// profile undoes what /etc/profile does to the PATH of login shells, which are those of terminals. Scripts
+// of the image with later names add to it.
+const profile = `# A login shell keeps the PATH that it began with, as every other program of its user has it. By dspool.
+if [ "$USER" != root ]; then
+	dspool_path=$(tr '\0' '\n' <"/proc/$$/environ" | sed -n 's/^PATH=//p')
+	PATH=${dspool_path:-$PATH}
+	unset dspool_path
+fi
 `
 
 func (h *Host) sshdConfig(version float64) string {
@@ -160,7 +175,7 @@ UsePAM yes
 LoginGraceTime 15
 MaxStartups 1000
 MaxSessions 200
-AcceptEnv LANG LC_* TERM COLORTERM
+AcceptEnv LC_* TERM COLORTERM
 AllowAgentForwarding yes
 AllowTcpForwarding yes
 AllowStreamLocalForwarding yes
