@@ -169,6 +169,10 @@ func TestAttacks(t *testing.T) {
 		if err := root.MkdirOwned(bob, "jobs/alice/l4", 0o700); dspool.ErrorCode(err) != dspool.Forbidden {
 			t.Errorf("through a link: %v", err)
 		}
+		must(t, os.WriteFile(in("file"), []byte("kept"), 0o644))
+		if err := root.MkdirOwned(bob, "file", 0o700); dspool.ErrorCode(err) != dspool.Conflict || !strings.Contains(err.Error(), "file is not a directory") {
+			t.Errorf("in place of a file: %v", err)
+		}
 		must(t, os.Mkdir(in("half"), 0o700)) // as a crash leaves it
 		must(t, root.MkdirOwned(bob, "half", 0o755))
 		st, err := os.Stat(in("half"))
@@ -248,6 +252,15 @@ func TestDo(t *testing.T) {
 		if err := (asuser.Cred{UID: -1, GID: 20000}).Do(func() error { return nil }); err == nil {
 			t.Error("ran")
 		}
+	})
+	t.Run("a user's groups do", func(t *testing.T) {
+		must(t, os.WriteFile(filepath.Join(dir, "of-the-lab"), nil, 0o640))
+		must(t, os.Chown(filepath.Join(dir, "of-the-lab"), 0, 20500))
+		read := func() error { _, err := os.ReadFile(filepath.Join(dir, "of-the-lab")); return err }
+		if err := alice.Do(read); !errors.Is(err, fs.ErrPermission) {
+			t.Errorf("outside the group: %v", err)
+		}
+		must(t, asuser.Cred{UID: 20001, GID: 20001, Groups: []int{20500}}.Do(read))
 	})
 	t.Run("root's groups do not count", func(t *testing.T) {
 		must(t, os.Chown(secret, 0, 4))

@@ -176,7 +176,9 @@ func (r *Root) MkdirOwned(c Cred, rel string, perm os.FileMode) error {
 		return &fs.PathError{Op: "mkdir", Path: path, Err: err}
 	}
 	fd, err := r.open(parent, filepath.Base(rel), unix.O_RDONLY|unix.O_DIRECTORY, 0)
-	if err != nil {
+	if errors.Is(err, unix.ENOTDIR) {
+		return dspool.Errorf(dspool.Conflict, "%s is not a directory", path).WithHint("move it away; dspool makes its own")
+	} else if err != nil {
 		return err
 	}
 	defer unix.Close(fd)
