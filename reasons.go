@@ -108,6 +108,7 @@ const (
 	WhyCancelledBy      ReasonCode = "cancelled_by"
 	WhyAfterEnded       ReasonCode = "after_ended"
 	WhyUserRemoved      ReasonCode = "user_removed"
+	WhyRightsChanged    ReasonCode = "rights_changed"
 	WhyNeverStarted     ReasonCode = "never_started"
 	WhyGivenUp          ReasonCode = "given_up"
 	WhyNotSaid          ReasonCode = "not_said"
@@ -334,6 +335,7 @@ var sentences = map[ReasonCode]sentence{
 	WhyCancelledBy:      {"cancelled[ by {by}]", ""},
 	WhyAfterEnded:       {"{job}, which it waits for, {name}", "Mend that job, then submit both again."},
 	WhyUserRemoved:      {"user {user} was removed", ""},
+	WhyRightsChanged:    {"the groups of {user} were changed[ by {by}], and it had the old ones", "Start it again: it gets the new ones."},
 	WhyNeverStarted:     {"its machine reported success of a task that never started", "Look at the machine: its root does not tell the truth."},
 	WhyGivenUp:          {"its machine gave it up: {first}", "Submit it again."},
 	WhyNotSaid:          {"it did not say why", doPart},

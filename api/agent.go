@@ -46,6 +46,7 @@ type SessionDirective struct {
 	Account
 	Links   []Link           `json:"links,omitempty" doc:"In the home, made as the user when missing."`
 	Sudo    bool             `json:"sudo,omitempty"`
+	Rights  string           `json:"rights,omitempty" doc:"Names what the user may do; reported once logins have it."`
 	Request dspool.Resources `json:"request"`
 	Motd    string           `json:"motd,omitempty" doc:"Greets the user's terminals."`
 	Apps    []AppDirective   `json:"apps,omitempty" doc:"All that are to run in it; one that is not named is ended."`
@@ -142,6 +143,7 @@ type SessionReport struct {
 	State dspool.SessionState `json:"state" enum:"open,closed"`
 	// Failed says why the session cannot be opened; State is then closed.
 	Failed dspool.Reason `json:"failed,omitzero"`
+	Rights string        `json:"rights,omitempty" doc:"Those of the directive that was carried out last."`
 	// Active and Activity are one verdict from all signals: terminals with recent input, processes that use
 	// the CPU, detached tmux, background processes.
 	Active   bool          `json:"active,omitempty"`

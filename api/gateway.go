@@ -27,7 +27,14 @@ type GatewayDirectives struct {
 	Trust    Trust         `json:"trust"`
 	End      []Notice      `json:"end,omitempty" doc:"Connections to be ended, with what their people are told."`
 	Tell     []Notice      `json:"tell,omitempty" doc:"What the terminals of connections are told."`
+	Rights   []Rights      `json:"rights,omitempty" doc:"Of open sessions: what was prepared with others is dropped."`
 	Web      Web           `json:"web"`
+}
+
+// Rights name what the user of a session may do.
+type Rights struct {
+	Session int64  `json:"session"`
+	Rights  string `json:"rights"`
 }
 
 // Web is what the web doors and the machine door need to know.
@@ -169,6 +176,7 @@ type MachineAccess struct {
 	Address  string   `json:"address" doc:"Of the machine's sshd, with port."`
 	HostKeys []string `json:"host_keys" doc:"In the form of authorized_keys; no other is accepted."`
 	Record   bool     `json:"record,omitempty"`
+	Rights   string   `json:"rights,omitempty" doc:"Names what the user may do; a connection that was prepared with others is not used."`
 }
 
 // MachineLogin asks for a certificate with which the gateway logs into the machine of a session.

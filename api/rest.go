@@ -25,7 +25,7 @@ import "github.com/dspool/dspool"
 //	POST   /users                      AddUserRequest → 201 dspool.User
 //	DELETE /users/{name}                             → 204
 //	GET    /users/{name}                             → UserDetail
-//	PATCH  /users/{name}              ChangeUserRequest → dspool.User
+//	PATCH  /users/{name}              ChangeUserRequest → ChangedUser
 //	PUT    /users/{name}/password       PasswordRequest → 204
 //	PUT    /users/{name}/oidc               LinkRequest → 204
 //	GET    /users/{name}/keys                        → List[dspool.UserKey]
@@ -225,6 +225,21 @@ type ChangeUserRequest struct {
 	Admin       *bool     `json:"admin,omitempty"`
 	DefaultPool *string   `json:"default_pool,omitempty"`
 	Groups      *[]string `json:"groups,omitempty" doc:"All groups of the user from now on; missing ones are made."`
+	Now         bool      `json:"now,omitempty" doc:"End what runs with groups from before the last change of them: tasks, and sessions with all that lives in them."`
+}
+
+// ChangedUser is an account after a change.
+type ChangedUser struct {
+	dspool.User
+	Old OldRights `json:"old_rights,omitzero" doc:"With groups, or now: what runs with groups from before the last change of them."`
+}
+
+// OldRights count what runs with rights that its user had before.
+type OldRights struct {
+	Tasks       int `json:"tasks,omitempty"`
+	Sessions    int `json:"sessions,omitempty" doc:"Opened before, with something alive in them."`
+	Apps        int `json:"apps,omitempty" doc:"In these sessions."`
+	Connections int `json:"connections,omitempty" doc:"Of these sessions."`
 }
 
 // PasswordRequest sets a password; an empty one removes it.

@@ -14,8 +14,8 @@ func (c *Client) User(ctx context.Context, name string) (api.UserDetail, error) 
 }
 
 // ChangeUser changes an account; what req leaves out stays.
-func (c *Client) ChangeUser(ctx context.Context, name string, req api.ChangeUserRequest) (dspool.User, error) {
-	var u dspool.User
+func (c *Client) ChangeUser(ctx context.Context, name string, req api.ChangeUserRequest) (api.ChangedUser, error) {
+	var u api.ChangedUser
 	return u, c.do(ctx, call{method: http.MethodPatch, path: []string{"users", name}, in: req, repeat: true}, &u)
 }
 

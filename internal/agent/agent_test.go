@@ -96,6 +96,29 @@ func TestSpecOfAttempt(t *testing.T) {
 	}
 }
 
+func TestWhatWaitsStartsWithTheRightsOfNow(t *testing.T) {
+	t.Parallel()
+	s, m := newServer(t), agenttest.NewMachine(nil)
+	spec := api.TaskSpec{
+		Job: 2, Account: api.Account{User: "alice", UID: 20001, GID: 20001, Groups: []api.GroupID{{Name: "lab", GID: 20500}}}, Command: []string{"true"}, Count: 1,
+		Request: dspool.Resources{CPUs: 2, Memory: 1 << 20},
+	}
+	s.want(1, 1, "forever")
+	s.put(api.AttemptDirective{ID: 2, Job: 2}, spec)
+	s.agent(config(s, m, t.TempDir()))
+	s.running(1)
+	spec.Groups = nil
+	s.put(api.AttemptDirective{ID: 2, Job: 2}, spec)
+	s.want(3, 2, "true") // what follows has been read, too
+	s.cancel(3, false, "asked")
+	s.ended(3)
+	m.End(1, 0)
+	s.ended(2)
+	if got := m.Spawned()[1]; got.ID != 2 || len(got.Groups) != 0 {
+		t.Errorf("%+v", got)
+	}
+}
+
 func TestQueueAhead(t *testing.T) {
 	t.Parallel()
 	s, m := newServer(t), agenttest.NewMachine(nil)

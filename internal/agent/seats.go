@@ -106,9 +106,12 @@ func (t *seats) opened(s *seat, want api.SessionDirective) {
 	defer t.mu.Unlock()
 	s.have, s.lost = &want, false
 	t.appsChanged(s)
-	if s.report.State == "" {
-		s.report.State = dspool.SessionOpen
+	first := s.report.State == ""
+	if first || s.report.Rights != want.Rights {
+		s.report.State, s.report.Rights = dspool.SessionOpen, want.Rights
 		t.tell(s)
+	}
+	if first {
 		signal(t.fresh)
 	}
 }

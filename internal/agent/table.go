@@ -90,6 +90,9 @@ func (t *table) direct(d api.Directives) decisions {
 	specs := map[int64]api.TaskSpec{}
 	for _, s := range d.Jobs {
 		specs[s.Job] = s
+		if j := t.jobs[s.Job]; j != nil {
+			j.spec.Account = s.Account // what waits starts with what its user may do now
+		}
 	}
 	for _, x := range d.Attempts {
 		if t.settled.has(x.ID) {

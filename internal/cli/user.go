@@ -70,7 +70,7 @@ func (a *app) furnish(ctx context.Context, c *client.Client, u dspool.User, pool
 		if err != nil {
 			return u, err
 		}
-		u = changed
+		u = changed.User
 	}
 	for _, k := range keys {
 		if _, err := c.AddUserKey(ctx, u.Name, k); err != nil {
@@ -153,11 +153,11 @@ func (a *app) nameOrOwn(ctx context.Context, c *client.Client, args []string) (s
 
 func (a *app) userSet() *cobra.Command {
 	var form, pool string
-	var admin bool
+	var admin, now bool
 	var groups []string
 	cmd := command("set NAME", "Change an account",
-		"What is not given stays. The groups given are all that the user is in from then on; --group \"\" is none.\nPeople may change their own pool, administrators everything.",
-		"dspool user set ada --pool lab\ndspool user set ada --group vision --group nightly\ndspool user set grace --admin=false", positional(1, 1), nil)
+		"What is not given stays. The groups given are all that the user is in from then on; --group \"\" is none.\nThey hold for all that begins afterwards. What runs keeps the old ones, and is told; --now ends it.\nPeople may change their own pool, administrators everything.",
+		"dspool user set ada --pool lab\ndspool user set ada --group vision --group nightly\ndspool user set ada --group \"\" --now\ndspool user set grace --admin=false", positional(1, 1), nil)
 	cmd.RunE = a.with(func(ctx context.Context, c *client.Client, args []string) error {
 		var req api.ChangeUserRequest
 		if cmd.Flags().Changed("admin") {
@@ -173,6 +173,7 @@ func (a *app) userSet() *cobra.Command {
 			}
 			req.Groups = &all
 		}
+		req.Now = now
 		if req == (api.ChangeUserRequest{}) {
 			return badUsage(cmd, "nothing to change: give --admin, --pool or --group")
 		}
@@ -183,9 +184,15 @@ func (a *app) userSet() *cobra.Command {
 		if form == "json" {
 			return a.json(u)
 		}
-		a.showUser(u)
+		a.showUser(u.User)
+		if said := oldRights(u.Old); said != "" && now {
+			a.say("ended, because it had the old groups: %s", said)
+		} else if said != "" {
+			a.say("still with the old groups: %s; `dspool user set %s --now` ends it", said, u.Name)
+		}
 		return nil
 	})
+	cmd.Flags().BoolVar(&now, "now", false, "end what runs with groups from before the last change: tasks, and sessions with all in them")
 	cmd.Flags().BoolVar(&admin, "admin", false, "may do everything, also for others")
 	text(cmd, &pool, "pool", "POOL", "where logins land that name no pool; \"\" is the door's")
 	cmd.Flags().StringArrayVar(&groups, "group", nil, "a `GROUP` the user is in; may be repeated")
@@ -193,6 +200,20 @@ func (a *app) userSet() *cobra.Command {
 	a.completeFlag(cmd, "pool", poolNames)
 	cmd.ValidArgsFunction = a.completion(1, userNames)
 	return showOutput(cmd, &form)
+}
+
+// oldRights says what runs with rights that its user had before.
+func oldRights(o api.OldRights) string {
+	var parts []string
+	for _, p := range []struct {
+		n    int
+		what string
+	}{{o.Tasks, "task"}, {o.Sessions, "session"}, {o.Apps, "app"}, {o.Connections, "connection"}} {
+		if p.n > 0 {
+			parts = append(parts, plural(int64(p.n), p.what))
+		}
+	}
+	return strings.Join(parts, ", ")
 }
 
 func (a *app) userRemove() *cobra.Command {

@@ -68,6 +68,9 @@ func (c *Control) gatewayDirectives(ctx context.Context) (d api.GatewayDirective
 		if d.Tell, err = drainNotices(tx); err != nil {
 			return err
 		}
+		if d.Rights, err = openRights(tx); err != nil {
+			return err
+		}
 		d.Web, err = c.gatewayWeb(tx)
 		return err
 	})

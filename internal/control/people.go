@@ -47,16 +47,18 @@ func (c *Control) User(ctx context.Context, who auth.Subject, name string) (d ap
 	return d, err
 }
 
-// ChangeUser changes what an account may do and where it lands.
-func (c *Control) ChangeUser(ctx context.Context, who auth.Subject, name string, req api.ChangeUserRequest) (user dspool.User, err error) {
-	if !auth.Can(who, auth.Change, auth.Account, name) && (req.Admin != nil || req.Groups != nil || who.User != name) {
-		return user, forbid("change accounts")
+// ChangeUser changes what an account may do and where it lands. It tells what still runs with the groups from
+// before the last change of them, or ends that.
+func (c *Control) ChangeUser(ctx context.Context, who auth.Subject, name string, req api.ChangeUserRequest) (out api.ChangedUser, err error) {
+	user := &out.User
+	if !auth.Can(who, auth.Change, auth.Account, name) && (req.Admin != nil || req.Groups != nil || req.Now || who.User != name) {
+		return out, forbid("change accounts")
 	}
 	if err := ownAccount(name); err != nil {
-		return user, err
+		return out, err
 	}
 	err = c.write(ctx, func(w *work) error {
-		if user, err = w.User(name); err != nil {
+		if *user, err = w.User(name); err != nil {
 			return err
 		}
 		if req.Admin != nil {
@@ -75,16 +77,28 @@ func (c *Control) ChangeUser(ctx context.Context, who auth.Subject, name string,
 			}
 		}
 		if req.Groups != nil {
-			if err := w.setGroups(user, *req.Groups); err != nil {
+			if err := w.setGroups(*user, *req.Groups); err != nil {
 				return err
 			}
 		}
-		if user, err = w.User(name); err != nil {
+		if *user, err = w.User(name); err != nil {
 			return err
+		}
+		if req.Groups != nil || req.Now {
+			before, err := w.beforeRights(*user)
+			if err != nil {
+				return err
+			}
+			out.Old = before.told
+			if req.Now {
+				if err := before.end(w, dspool.Why(dspool.WhyRightsChanged, dspool.ReasonParams{User: name, By: who.Name()})); err != nil {
+					return err
+				}
+			}
 		}
 		return w.event(dspool.Event{Actor: who.Name(), Kind: "user.changed", User: name, Message: "account of " + name + " changed"})
 	})
-	return user, err
+	return out, err
 }
 
 // setGroups makes a user a member of exactly these groups; missing ones are made.
@@ -119,25 +133,7 @@ func (w *work) setGroups(user dspool.User, groups []string) error {
 		}
 	}
 	if !slices.Equal(slices.Sorted(slices.Values(groups)), slices.Sorted(slices.Values(user.Groups))) {
-		return w.redirectSessions(user.Name)
-	}
-	return nil
-}
-
-// redirectSessions lets the machines of a user's sessions know that the account has changed.
-func (w *work) redirectSessions(user string) error {
-	rows, err := w.OpenSessions()
-	if err != nil {
-		return err
-	}
-	for _, s := range rows {
-		if s.User != user || s.Machine == "" {
-			continue
-		}
-		if err := w.TouchRevision(s.ID); err != nil {
-			return err
-		}
-		w.wake(TopicMachine(s.Machine))
+		return w.rightsChanged(user.Name)
 	}
 	return nil
 }
@@ -273,6 +269,7 @@ func (c *Control) AddUserKey(ctx context.Context, who auth.Subject, user string,
 		if err := w.Tx.AddUserKey(key); err != nil {
 			return err
 		}
+		w.wake(topicGateway)
 		return w.event(dspool.Event{Actor: who.Name(), Kind: "user.key", User: user, Message: fmt.Sprintf("key %s of %s added", key.Fingerprint, user)})
 	})
 	return key, err
@@ -287,6 +284,7 @@ func (c *Control) RemoveUserKey(ctx context.Context, who auth.Subject, user, fin
 		if err := w.DeleteUserKey(user, fingerprint); err != nil {
 			return err
 		}
+		w.wake(topicGateway)
 		return w.event(dspool.Event{Actor: who.Name(), Kind: "user.key", User: user, Message: fmt.Sprintf("key %s of %s removed", fingerprint, user)})
 	})
 }

@@ -95,7 +95,7 @@ func (c *Control) sessionDirectives(tx *store.Tx, rows []store.SessionRow) ([]ap
 		} else if err != nil {
 			return nil, err
 		}
-		d.Sudo = pool.Policy.Sudo
+		d.Sudo, d.Rights = pool.Policy.Sudo, rightsOf(d.Account)
 		if d.Links, err = homeLinks(tx, pool, s.User); err != nil {
 			return nil, err
 		}
@@ -257,8 +257,12 @@ func (w *work) sessionsReported(machine string, reports []api.SessionReport) err
 func (w *work) sessionOpen(s store.SessionRow, r api.SessionReport) (store.SessionRow, error) {
 	opened := s.State == dspool.SessionPlaced
 	activity := heard(r.Activity, s.User)
+	told := r.Rights != "" && r.Rights != s.Rights
+	if told {
+		s.Rights = dspool.Clip(r.Rights)
+	}
 	// When it was last active is worth a write when the verdict changes, or now and then.
-	if !opened && s.Active == r.Active && s.Activity.Equal(activity) && (!r.Active || w.Now().Sub(s.LastActive) < seenEvery) {
+	if !opened && !told && s.Active == r.Active && s.Activity.Equal(activity) && (!r.Active || w.Now().Sub(s.LastActive) < seenEvery) {
 		return s, nil
 	}
 	s.Active, s.Activity = r.Active, activity

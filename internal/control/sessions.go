@@ -191,6 +191,14 @@ func (c *Control) sessionStep(ctx context.Context, id int64) (st api.SessionStep
 			if err != nil {
 				return err
 			}
+			who, err := accountsOf(tx).of(s.User, s.UID)
+			if err != nil {
+				return err
+			}
+			if s.Rights != "" && s.Rights != rightsOf(who) { // the machine is being told what the user may do now
+				st.Reason = dspool.Why(dspool.WhyPreparing, dspool.ReasonParams{Machine: s.Machine})
+				return nil
+			}
 			st.Reason = dspool.Why(dspool.WhyOpen, dspool.ReasonParams{Machine: s.Machine})
 			if m.HostKey == "" {
 				st.Failed = dspool.Errorf(dspool.Conflict, "the machines of pool %s have no OpenSSH server", s.Pool).
@@ -198,6 +206,10 @@ func (c *Control) sessionStep(ctx context.Context, id int64) (st api.SessionStep
 				return nil
 			}
 			st.Ready = &api.MachineAccess{Machine: s.Machine, Address: m.Address + ":" + sshPort, HostKeys: []string{m.HostKey}, Record: pool.Policy.Record}
+			st.Ready.Rights, err = accessOf(tx, who)
+			if err != nil {
+				return err
+			}
 			return nil
 		}
 		st.Reason = toUser(s.User, s.Reason.Or(dspool.Reason{Code: dspool.WhyClosed}))

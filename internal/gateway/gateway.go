@@ -179,6 +179,7 @@ func (g *gateway) apply(d api.GatewayDirectives) {
 	if !handed {
 		g.doors.set(withMachineDoor(d))
 	}
+	g.spares.keepTo(d.Rights)
 	for _, c := range g.all() {
 		if why := t.revokes(c.login.cert, c.login.key); !why.IsZero() {
 			g.spares.forget(c.login.identity.User)

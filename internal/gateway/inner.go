@@ -170,12 +170,13 @@ type spares struct {
 	g      *gateway
 	mu     sync.Mutex
 	ready  map[spareKey]*spare
+	rights map[int64]string // of sessions, as the server said last
 	closed bool
 }
 
 type spareKey struct {
-	user, machine, address, pins string
-	session                      int64
+	user, machine, address, pins, rights string
+	session                              int64
 }
 
 type spare struct {
@@ -188,7 +189,7 @@ func newSpares(g *gateway) *spares { return &spares{g: g, ready: map[spareKey]*s
 
 // inner returns a connection to the machine, a prepared one if there is one, and prepares the next.
 func (s *spares) inner(ctx context.Context, c *conn, m api.MachineAccess) (*inner, error) {
-	k := spareKey{c.login.identity.User, m.Machine, m.Address, strings.Join(m.HostKeys, "\n"), c.session.Load()}
+	k := spareKey{c.login.identity.User, m.Machine, m.Address, strings.Join(m.HostKeys, "\n"), m.Rights, c.session.Load()}
 	if in := s.take(k); in != nil {
 		go s.prepare(k, c.id, m)
 		return in, nil
@@ -222,7 +223,7 @@ func (s *spares) take(k spareKey) *inner {
 
 func (s *spares) prepare(k spareKey, connection string, m api.MachineAccess) {
 	s.mu.Lock()
-	if s.closed || s.ready[k] != nil || len(s.ready) >= mostSpares {
+	if s.closed || s.stale(k) || s.ready[k] != nil || len(s.ready) >= mostSpares {
 		s.mu.Unlock()
 		return
 	}
@@ -231,7 +232,7 @@ func (s *spares) prepare(k spareKey, connection string, m api.MachineAccess) {
 	s.mu.Unlock()
 	in, err := s.g.dialMachine(s.g.ctx, k.user, connection, k.session, m)
 	s.mu.Lock()
-	if err != nil || s.ready[k] != sp { // forgotten meanwhile
+	if err != nil || s.ready[k] != sp || s.stale(k) { // forgotten meanwhile
 		if s.ready[k] == sp {
 			delete(s.ready, k)
 		}
@@ -275,6 +276,25 @@ func (s *spares) watch(k spareKey, sp *spare) {
 // forget drops what was prepared for a user.
 func (s *spares) forget(user string) {
 	s.dropIf(func(k spareKey) bool { return k.user == user })
+}
+
+// keepTo drops what was prepared with other rights than these.
+func (s *spares) keepTo(list []api.Rights) {
+	rights := map[int64]string{}
+	for _, r := range list {
+		rights[r.Session] = r.Rights
+	}
+	s.mu.Lock()
+	s.rights = rights
+	s.mu.Unlock()
+	s.dropIf(s.stale)
+}
+
+// stale says whether the server is known to have taken rights away that were there, or given others; mu is
+// held. Of a session that is new it may not have said anything yet.
+func (s *spares) stale(k spareKey) bool {
+	rights, known := s.rights[k.session]
+	return known && rights != k.rights
 }
 
 func (s *spares) close() {

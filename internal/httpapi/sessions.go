@@ -74,7 +74,7 @@ func (s *Server) accounts() {
 		func(ctx context.Context, who auth.Subject, in *struct {
 			ByName
 			Body api.ChangeUserRequest
-		}) (dspool.User, error) {
+		}) (api.ChangedUser, error) {
 			return c.ChangeUser(ctx, who, in.Name, in.Body)
 		})
 	route(s, http.MethodPut, "/users/{name}/password", "set-password", "Set or remove a password", 204,

@@ -63,6 +63,7 @@ func TestHotStatementsNeverWalkThroughHistory(t *testing.T) {
 		do(nil, tx.InsertSession(&SessionRow{Session: dspool.Session{User: "ann", Pool: "a", Machine: "a-1", State: dspool.SessionOpen}, UID: 20000}))
 		do(nil, tx.UpdateSession(SessionRow{Session: dspool.Session{ID: 1, Machine: "a-1", State: dspool.SessionClosed}}))
 		do(nil, tx.TouchRevision(1))
+		do(tx.TouchUser("ann"))
 		do(tx.Session(1))
 		do(tx.OpenSessions())
 		_, _, err = tx.SessionOf("ann", "a")

@@ -102,6 +102,7 @@ type SessionRow struct {
 	Share    float64       // part of its machine that it holds
 	Revision int64         // of what is wanted of it on its machine
 	Close    dspool.Reason // why its end is wanted; none if it is not
+	Rights   string        // that its machine says it has, in the words of the directive; "" before it has said so
 }
 
 // SessionInterval is a session as usage sees it.

@@ -1,6 +1,8 @@
 package store
 
 import (
+	"maps"
+	"slices"
 	"strings"
 
 	"github.com/dspool/dspool"
@@ -10,7 +12,7 @@ import (
 const (
 	sessionFixed   = `id, user_name, uid, pool, size, created, revision`
 	sessionChanges = `machine, state, reason, position, cpus, memory, gpus, share, active, activity, last_active, ` +
-		`keep_until, placed, opened, ended, close`
+		`keep_until, placed, opened, ended, close, rights`
 	sessionSelect = `SELECT ` + sessionFixed + `, ` + sessionChanges +
 		`, (SELECT count(*) FROM connections c WHERE c.session = s.id AND c.ended IS NULL) FROM sessions s`
 	sessionOpen   = `state <> 'closed'`                      // as the partial indices say it
@@ -20,14 +22,14 @@ const (
 func sessionChangeArgs(s *SessionRow) []any {
 	r := s.Request
 	return []any{text(s.Machine), string(s.State), reason(s.Reason), s.Position, toMilli(r.CPUs), r.Memory, r.GPUs, s.Share, s.Active, reason(s.Activity), stored(s.LastActive),
-		micros(s.KeepUntil), micros(s.Placed), micros(s.Opened), micros(s.Ended), reason(s.Close)}
+		micros(s.KeepUntil), micros(s.Placed), micros(s.Opened), micros(s.Ended), reason(s.Close), s.Rights}
 }
 
 func scanSession(r row, s *SessionRow) error {
 	var cpus int64
 	err := r.Scan(&s.ID, &s.User, &s.UID, &s.Pool, &s.Size, timeIn{&s.Created}, &s.Revision,
 		textIn{&s.Machine}, &s.State, reasonIn{&s.Reason}, &s.Position, &cpus, &s.Request.Memory, &s.Request.GPUs, &s.Share, &s.Active, reasonIn{&s.Activity}, timeIn{&s.LastActive},
-		maybeIn{&s.KeepUntil}, maybeIn{&s.Placed}, maybeIn{&s.Opened}, maybeIn{&s.Ended}, reasonIn{&s.Close}, &s.Connections)
+		maybeIn{&s.KeepUntil}, maybeIn{&s.Placed}, maybeIn{&s.Opened}, maybeIn{&s.Ended}, reasonIn{&s.Close}, &s.Rights, &s.Connections)
 	s.Request.CPUs = fromMilli(cpus)
 	return err
 }
@@ -45,7 +47,7 @@ func (tx *Tx) InsertSession(s *SessionRow) error {
 	id := tx.last.session + 1
 	args := append([]any{id, s.User, s.UID, s.Pool, s.Size, stored(s.Created)}, sessionChangeArgs(s)...)
 	_, err := tx.exec(`INSERT INTO sessions (`+sessionFixed+`, `+sessionChanges+`, until, event)
-		VALUES (?, ?, ?, ?, ?, ?, 0, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, append(args, tx.until(s.Ended), tx.last.event)...)
+		VALUES (?, ?, ?, ?, ?, ?, 0, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, append(args, tx.until(s.Ended), tx.last.event)...)
 	if unique(err) {
 		return dspool.Errorf(dspool.Conflict, "user %s has a session in pool %s already", s.User, s.Pool)
 	}
@@ -64,7 +66,7 @@ func (tx *Tx) UpdateSession(s SessionRow) error {
 	if s.State == dspool.SessionClosed && s.Ended == nil {
 		s.Ended = &tx.now
 	}
-	n, err := tx.exec(`UPDATE sessions SET (`+sessionChanges+`) = (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?), `+untilEnded+` WHERE id = ?`,
+	n, err := tx.exec(`UPDATE sessions SET (`+sessionChanges+`) = (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?), `+untilEnded+` WHERE id = ?`,
 		append(sessionChangeArgs(&s), micros(s.Ended), tx.until(s.Ended), s.ID)...)
 	if err == nil && n == 0 {
 		return sessionNotFound(s.ID)
@@ -170,6 +172,29 @@ func (tx *Tx) TouchRevision(id int64) error {
 	}
 	tx.last.revision++
 	return tx.revise(map[string]bool{machine: true})
+}
+
+// TouchUser gives what is wanted of all that a user has on machines a new revision, so that they are told.
+// It returns these machines.
+func (tx *Tx) TouchUser(name string) ([]string, error) {
+	revision, machines := tx.last.revision+1, map[string]bool{}
+	touch := func(query string) error {
+		return tx.change(query, []any{revision, name}, func(r row) error {
+			var machine string
+			err := r.Scan(&machine)
+			machines[machine] = true
+			return err
+		})
+	}
+	err := touch(`UPDATE sessions SET revision = ? WHERE user_name = ? AND ` + sessionPlaced + ` RETURNING machine`)
+	if err == nil {
+		err = touch(`UPDATE claims SET revision = ? WHERE ended IS NULL AND attempt IN (SELECT id FROM attempts WHERE ended IS NULL AND user_name = ?) RETURNING machine`)
+	}
+	if err != nil || len(machines) == 0 {
+		return nil, wrap(err, "revise what user %s has on machines", name)
+	}
+	tx.last.revision = revision
+	return slices.Sorted(maps.Keys(machines)), tx.revise(machines)
 }
 
 // SessionsSince returns the sessions, by identifier, that hold a part of machine and whose revision is

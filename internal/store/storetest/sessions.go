@@ -217,6 +217,36 @@ var sessions = []check{
 		same(t, sessionIDs(told), []int64{b.ID})
 		missing(t, s, func(tx *store.Tx) error { _, _, err := tx.SessionsSince("no", 0); return err })
 	}},
+	{"who may do other things is told of wherever something of the user is", func(t *testing.T, s *store.Store) {
+		m, n, other := addMachine(t, s, "lab"), addMachine(t, s, "batch"), addMachine(t, s, "batch")
+		addUser(t, s, "ann")
+		a := openSession(t, s, "ann", 20000, m.Name)
+		place(t, s, 1, n.Name, 0, 1)
+		end(t, s, place(t, s, 1, other.Name, 2), at(6))
+		openSession(t, s, "zoe", 20009, other.Name)
+		_, before := sessionsSince(t, s, other.Name, 0)
+		_, since := sessionsSince(t, s, n.Name, 0)
+		write(t, s, func(tx *store.Tx) error {
+			machines, err := tx.TouchUser("ann")
+			same(t, machines, []string{n.Name, m.Name})
+			return err
+		})
+		told, _ := sessionsSince(t, s, m.Name, before)
+		same(t, sessionIDs(told), []int64{a.ID})
+		read(t, s, func(tx *store.Tx) error {
+			as, _, err := tx.ClaimsSince(n.Name, since)
+			same(t, len(as), 2)
+			return err
+		})
+		if _, after := sessionsSince(t, s, other.Name, 0); after != before {
+			t.Errorf("a machine with nothing of hers hears of it: revision %d after %d", after, before)
+		}
+		write(t, s, func(tx *store.Tx) error {
+			machines, err := tx.TouchUser("nobody")
+			same(t, machines, nil)
+			return err
+		})
+	}},
 	{"nobody can be told of a session that has no machine", func(t *testing.T, s *store.Store) {
 		m := addMachine(t, s, "lab")
 		r := openSession(t, s, "ann", 20000, "")
