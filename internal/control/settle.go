@@ -183,21 +183,23 @@ func (l *ledger) end(job *store.JobRow) {
 	}
 	switch {
 	case t.Failed+t.Lost > 0:
-		job.State, job.Reason = dspool.JobFailed, failure(t)
-		if t.Total == 1 {
-			job.Reason = l.why(job.ID)
-		}
-	case t.Cancelled > 0:
+		job.State, job.Reason = dspool.JobFailed, l.whyNot(job)
+	case t.Cancelled > 0 && job.Cancelling:
 		job.State = dspool.JobCancelled
+	case t.Cancelled > 0: // only tasks of it were
+		job.State, job.Reason = dspool.JobCancelled, l.whyNot(job)
 	default:
 		job.State, job.Reason = dspool.JobSucceeded, dspool.Reason{}
 	}
 }
 
-// why is the reason of a job's only task.
-func (l *ledger) why(job int64) dspool.Reason {
+// whyNot is why a job did not succeed: the reason of its only task, or a sum.
+func (l *ledger) whyNot(job *store.JobRow) dspool.Reason {
+	if job.Tasks.Total != 1 {
+		return failure(job.Tasks)
+	}
 	for _, a := range l.attempts {
-		if a.Job == job {
+		if a.Job == job.ID {
 			return a.Reason
 		}
 	}

@@ -78,7 +78,7 @@ func TestRightsThatChange(t *testing.T) {
 	if u := change(api.ChangeUserRequest{Now: true}); u.Old != (api.OldRights{Tasks: 1, Sessions: 1, Connections: 1}) {
 		t.Errorf("%+v was ended", u.Old)
 	}
-	if j := s.MustEnd(old.ID); j.Tasks.Cancelled != 1 {
+	if j := s.MustEnd(old.ID); j.State != dspool.JobCancelled || !j.Reason.Is(dspool.WhyRightsChanged) {
 		t.Errorf("%+v", j)
 	}
 	s.Until("the session has ended", func() bool {

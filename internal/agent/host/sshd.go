@@ -142,7 +142,7 @@ const pamService = `# By dspool.
 auth     required pam_deny.so
 account  required pam_permit.so
 session  required pam_exec.so quiet stdout %[1]s/enter
-session  required pam_umask.so umask=%#[2]o
+session  required pam_umask.so nousergroups umask=%#[2]o
 session  optional pam_env.so conffile=/dev/null envfile=%[1]s/environment
 session  optional pam_env.so
 session  optional pam_env.so envfile=/etc/default/locale
