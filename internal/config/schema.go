@@ -135,7 +135,7 @@ func (r *reader) usersFields(c *Config) []field {
 			{key: "admin", form: "true or false", unless: "false", doc: "May do everything, also as others.", read: scalar(r, &u.Admin, "admin of a user", parseBool)},
 			{key: "keys", form: "list of lines of .pub files", unless: "none", doc: "Public keys to log in with, beside those added by hand.",
 				read: words(r, &u.Keys, "keys of a user", func(s string) error { _, err := parseText(s); return err })},
-			{key: "groups", form: "list of names", unless: "none", doc: "Groups the user is in; made when missing.", read: words(r, &u.Groups, "groups of a user", dspool.CheckUserName)},
+			{key: "groups", form: "list of names", unless: "none", doc: "Groups the user is in, in sessions and tasks alike; made when missing.", read: words(r, &u.Groups, "groups of a user", dspool.CheckUserName)},
 			{key: "pool", form: "name of a pool", unless: "the door's", doc: "Where the user's logins land that name no pool.", read: scalar(r, &u.DefaultPool, "pool of a user", parseText)},
 		}
 	}
@@ -204,7 +204,7 @@ func (r *reader) shareFields(s *dspool.Share, name string) []field {
 	where := func(key string) string { return key + " of share " + name }
 	return []field{
 		{key: "kind", form: "dir", unless: "dir", doc: "`dir` is a directory of the server's host.", read: scalar(r, &s.Kind, where("kind"), parseWord("dir"))},
-		{key: "path", form: "path", unless: "STATE-DIR/shares/NAME", doc: "Where the tree lies on the host.", read: scalar(r, &s.Path, where("path"), r.parseSharePath)},
+		{key: "path", form: "path", unless: "STATE-DIR/shares/NAME", doc: "Where the tree lies on the host. Everybody makes folders there; programs of users have the umask 0022. One for a group: `mkdir F; chgrp GROUP F; chmod 2770 F`, and `setfacl -d -m g::rwX F` where members also change each other's files.", read: scalar(r, &s.Path, where("path"), r.parseSharePath)},
 		{key: "mount", form: "absolute path", unless: "/mnt/NAME", doc: "Where machines see it. The share at `" + dspool.HomeMount + "` holds the homes.",
 			read: scalar(r, &s.Mount, where("mount"), parseMount)},
 	}
