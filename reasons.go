@@ -154,6 +154,7 @@ const (
 	WhyRunsCell      ReasonCode = "runs_cell"
 	WhyMayRunCell    ReasonCode = "may_run_cell"
 	WhyKilledSome    ReasonCode = "killed_some"
+	WhyKilledTasks   ReasonCode = "killed_tasks"
 
 	// Why connections end and logins are refused.
 	WhySessionEndsNotice ReasonCode = "this_session_ends"
@@ -378,7 +379,8 @@ var sentences = map[ReasonCode]sentence{
 	WhyRunsBehind:    {"{name} runs in the background", ""},
 	WhyRunsCell:      {"a kernel of {name} runs a cell[ since {since}]", ""},
 	WhyMayRunCell:    {"a kernel of {name} may run a cell: its server does not answer", ""},
-	WhyKilledSome:    {"[{first}; ]out of memory (limit {bytes}): the kernel killed a process", doMore},
+	WhyKilledSome:    {"[{first}; ]out of memory (limit {bytes}): the kernel killed {count?a process|# processes}", doMore},
+	WhyKilledTasks:   {"[{first}; ]out of memory (limit {bytes}): the kernel killed some of {count?a task|# tasks} of {limit}", doMore},
 
 	WhySessionEndsNotice: {"this session ends[: {first}]", doLogIn},
 	WhyMachineLeaves:     {"{machine} is being removed: {first}; your files are safe, log in again for another machine", doLogIn},

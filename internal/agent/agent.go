@@ -39,7 +39,7 @@ type Executor interface {
 	// Forget drops attempts that have ended.
 	Forget(ctx context.Context, ids []int64) error
 	// Exits calls each with every attempt that has ended and is not forgotten, then with each
-	// that ends, until ctx is done or it fails.
+	// that ends or has something killed for memory, until ctx is done or it fails.
 	Exits(ctx context.Context, each func(initd.Status)) error
 }
 

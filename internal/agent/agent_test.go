@@ -57,6 +57,8 @@ func TestLifeOfAttempts(t *testing.T) {
 		{"exit code 0 succeeds", "true", 0, dspool.TaskSucceeded, 0, ""},
 		{"another exit code fails", "exit 3", 0, dspool.TaskFailed, 3, "exit code 3"},
 		{"memory is named with its limit", "oom", 0, dspool.TaskFailed, 137, "out of memory (limit 512 MiB)"},
+		{"a kill for memory is named of what succeeds", "oom-child", 0, dspool.TaskSucceeded, 0, "out of memory (limit 512 MiB): the kernel killed a process"},
+		{"and beside a time limit", "oom-worker", 30 * time.Millisecond, dspool.TaskFailed, 143, "time limit of 30ms exceeded; out of memory (limit 512 MiB): the kernel killed a process"},
 		{"a missing command is named", "nonsense", 0, dspool.TaskFailed, 127, `command "nonsense" does not exist on the machine`},
 		{"the time limit ends it", "forever", 30 * time.Millisecond, dspool.TaskFailed, 143, "time limit of 30ms exceeded"},
 		{"the time limit ends the stubborn too", "stubborn", time.Millisecond, dspool.TaskFailed, 137, "time limit of 1ms exceeded"},

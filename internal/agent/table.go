@@ -51,6 +51,7 @@ type attempt struct {
 	stage     stage
 	kill      *initd.Kill
 	limited   bool // its time limit is being watched
+	oomTold   int64
 	timer     *time.Timer
 	report    api.AttemptReport // without times
 	begun     time.Time         // zero: it never ran
@@ -247,6 +248,12 @@ func (t *table) take(a *attempt, s initd.Status, out *decisions) {
 			out.kill = append(out.kill, *a.kill)
 		}
 	}
+	// Ever less often: a pool of workers may have another killed each second.
+	if s.OOMKills > 2*a.oomTold && a.report.State == dspool.TaskRunning {
+		a.oomTold, a.report.Reason = s.OOMKills, killedSome(s)
+		t.tell(a)
+		signal(t.hurry)
+	}
 	if s.TimeLimit > 0 && !a.limited {
 		a.limited = true
 		out.limit = append(out.limit, limit{a.id, max(0, time.Duration(s.TimeLimit-s.Elapsed))})
@@ -291,8 +298,24 @@ func (t *table) end(a *attempt, state dspool.TaskState, reason dspool.Reason) {
 	t.tell(a)
 }
 
-// verdict judges an end.
+// killedSome says that the kernel killed some of an attempt; nothing where it did not.
+func killedSome(s initd.Status) dspool.Reason {
+	if s.OOMKills == 0 {
+		return dspool.Reason{}
+	}
+	return dspool.Why(dspool.WhyKilledSome, dspool.ReasonParams{Bytes: s.Request.Memory, Count: s.OOMKills})
+}
+
+// verdict judges an end. It names kills for memory, whatever else there is to say.
 func verdict(s initd.Status) (dspool.TaskState, dspool.Reason) {
+	state, reason := judge(s)
+	if killed := killedSome(s); !killed.IsZero() && !reason.Is(dspool.WhyOutOfMemory) {
+		reason = killed.With(reason)
+	}
+	return state, reason
+}
+
+func judge(s initd.Status) (dspool.TaskState, dspool.Reason) {
 	switch {
 	case !s.Fault.IsZero():
 		if s.Cause == initd.Cancelled {
@@ -309,7 +332,7 @@ func verdict(s initd.Status) (dspool.TaskState, dspool.Reason) {
 		return dspool.TaskFailed, initd.WithStuck(dspool.Reason{Code: dspool.WhyEndUnknown}, s.Stuck)
 	case *s.ExitCode == 0 && s.Signal == 0:
 		return dspool.TaskSucceeded, dspool.Reason{}
-	case s.OOM:
+	case s.OOMKills > 0:
 		return dspool.TaskFailed, dspool.Why(dspool.WhyOutOfMemory, dspool.ReasonParams{Bytes: s.Request.Memory})
 	case s.Signal != 0:
 		return dspool.TaskFailed, dspool.Why(dspool.WhySignal, dspool.ReasonParams{Name: initd.SignalName(s.Signal)})

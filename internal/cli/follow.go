@@ -54,7 +54,7 @@ func (f *follower) follow(ctx context.Context) (dspool.Job, error) {
 
 	var job dspool.Job
 	copied := make(chan error, 2)
-	copying, copies := false, 0
+	copying, copies, warned := false, 0, false
 	for updates != nil || copies > 0 {
 		select {
 		case u, open := <-updates:
@@ -67,6 +67,11 @@ func (f *follower) follow(ctx context.Context) (dspool.Job, error) {
 			}
 			job = u.job
 			line.Set(waiting(job))
+			if !warned && !job.State.Ended() && job.Reason.Is(dspool.WhyKilledTasks) {
+				warned = true
+				line.Stop()
+				f.a.say("dspool: job %d: %s", f.id, clean(job.Reason.Text))
+			}
 			if f.output && !copying && (job.State.Ended() || job.Tasks.Pending < job.Tasks.Total) {
 				copying, copies = true, 2
 				// The line would stand in the output's way.

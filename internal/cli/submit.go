@@ -170,6 +170,7 @@ func (a *app) submitAndFollow(ctx context.Context, c *client.Client, req api.Sub
 		return while(err, "read exit code of job %d", job.ID)
 	}
 	if task.State == dspool.TaskSucceeded {
+		a.remark(job)
 		return nil
 	}
 	code := exitFailed
@@ -206,9 +207,17 @@ func submit(ctx context.Context, c *client.Client, req api.SubmitRequest, signal
 	}
 }
 
+// remark says what went wrong in a job that succeeded.
+func (a *app) remark(job dspool.Job) {
+	if job.Reason.Is(dspool.WhyKilledSome, dspool.WhyKilledTasks) {
+		a.say("dspool: job %d %s, but: %s", job.ID, job.State, clean(job.Reason.Text))
+	}
+}
+
 // verdict is a failed job as an error.
 func (a *app) verdict(job dspool.Job) error {
 	if job.State == dspool.JobSucceeded {
+		a.remark(job)
 		return nil
 	}
 	reason := job.Reason.Text

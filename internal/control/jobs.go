@@ -14,7 +14,7 @@ import (
 // Job returns a job that the subject may see.
 func (c *Control) Job(ctx context.Context, who auth.Subject, id int64) (dspool.Job, error) {
 	j, err := c.job(ctx, who, id)
-	return showJob(who, j.Job), err
+	return showJob(who, j), err
 }
 
 func (c *Control) job(ctx context.Context, who auth.Subject, id int64) (row store.JobRow, err error) {
@@ -66,7 +66,7 @@ func (c *Control) Jobs(ctx context.Context, who auth.Subject, q JobQuery) (api.L
 					return nil
 				}
 				size += specSize(r.Spec)
-				list.Items = append(list.Items, showJob(who, r.Job))
+				list.Items = append(list.Items, showJob(who, r))
 				q.Before = r.ID
 			}
 			if len(rows) < 100 {
@@ -117,5 +117,5 @@ func (c *Control) Cancel(ctx context.Context, who auth.Subject, id int64) (dspoo
 		}
 		return w.cancelJob(&job, dspool.Why(dspool.WhyCancelledBy, dspool.ReasonParams{By: who.Name()}))
 	})
-	return showJob(who, job.Job), err
+	return showJob(who, job), err
 }

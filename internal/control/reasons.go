@@ -3,6 +3,7 @@ package control
 import (
 	"github.com/dspool/dspool"
 	"github.com/dspool/dspool/internal/auth"
+	"github.com/dspool/dspool/internal/store"
 )
 
 // A reason leaves the server only through show: with its sentence, and without what the subject may not read.
@@ -23,7 +24,11 @@ func toUser(user string, r dspool.Reason) dspool.Reason {
 	return showOf(auth.Subject{User: user}, user, r)
 }
 
-func showJob(who auth.Subject, j dspool.Job) dspool.Job {
+func showJob(who auth.Subject, row store.JobRow) dspool.Job {
+	j := row.Job
+	if !j.State.Ended() {
+		j.Reason = withKilled(row)
+	}
 	j.Reason = showOf(who, j.User, j.Reason)
 	return j
 }

@@ -105,6 +105,14 @@ func (w *work) noteHealth(m *store.MachineRow, r api.Report, news func(string, t
 	})
 }
 
+// alsoKilled adds to why an attempt was to end what its machine says that the kernel did to it before.
+func alsoKilled(said, why dspool.Reason) dspool.Reason {
+	if !said.Is(dspool.WhyKilledSome) || why.IsZero() {
+		return why
+	}
+	return said.With(why)
+}
+
 // reported applies an agent's word on one attempt. A machine's root is not trusted: it speaks
 // for its own attempts only, and cannot call a task succeeded that never started or cancelled
 // that nobody cancelled.
@@ -118,6 +126,7 @@ func (l *ledger) reported(machine string, row store.AttemptRow, r api.AttemptRep
 	if o.ExitCode != nil && (*o.ExitCode < 0 || *o.ExitCode > 255) {
 		o.ExitCode = nil
 	}
+	wish.Why = alsoKilled(o.Reason, wish.Why)
 	ran := r.Started != nil || row.Started != nil
 	switch {
 	case r.State == dspool.TaskRunning:
@@ -125,6 +134,14 @@ func (l *ledger) reported(machine string, row store.AttemptRow, r api.AttemptRep
 			now := l.Now()
 			o.Started = &now
 		}
+		news := o.Reason.Is(dspool.WhyKilledSome) && !row.Reason.Is(dspool.WhyKilledSome)
+		if told := l.move(row, o) || l.killed(row, o.Reason); !told || !news {
+			return nil
+		}
+		return l.event(dspool.Event{
+			Actor: "machine " + machine, Kind: "task.killed", Machine: machine, Job: row.Job, User: row.User,
+			Message: fmt.Sprintf("the kernel killed some of task %d of job %d", row.Index, row.Job), Reason: o.Reason,
+		})
 	case r.State == dspool.TaskSucceeded && ran:
 	case r.State == dspool.TaskSucceeded:
 		o.State, o.Reason = dspool.TaskFailed, dspool.Reason{Code: dspool.WhyNeverStarted}

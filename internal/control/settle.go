@@ -80,6 +80,9 @@ func (l *ledger) move(a store.AttemptRow, o outcome) bool {
 	count(&job.Tasks, a.State, -1)
 	count(&job.Tasks, o.State, +1)
 	now := l.Now()
+	if o.Reason.Is(dspool.WhyKilledSome) && !a.Reason.Is(dspool.WhyKilledSome) {
+		job.Killed++
+	}
 	a.State, a.Reason = o.State, o.Reason
 	if o.ExitCode != nil {
 		a.ExitCode = o.ExitCode
@@ -116,6 +119,20 @@ func (l *ledger) move(a store.AttemptRow, o outcome) bool {
 		job.State = dspool.JobRunning
 	}
 	l.wake(TopicJob(a.Job), topicPlan)
+	return true
+}
+
+// killed notes that the kernel killed some of an attempt that runs on, and says whether it did.
+func (l *ledger) killed(a store.AttemptRow, why dspool.Reason) bool {
+	if a.State != dspool.TaskRunning || !why.Is(dspool.WhyKilledSome) || a.Reason.Equal(why) {
+		return false
+	}
+	if !a.Reason.Is(dspool.WhyKilledSome) {
+		l.jobs[a.Job].Killed++
+	}
+	a.Reason = why
+	l.attempts = append(l.attempts, a)
+	l.wake(TopicJob(a.Job))
 	return true
 }
 
@@ -190,7 +207,21 @@ func (l *ledger) end(job *store.JobRow) {
 		job.State, job.Reason = dspool.JobCancelled, l.whyNot(job)
 	default:
 		job.State, job.Reason = dspool.JobSucceeded, dspool.Reason{}
+		if t.Total == 1 {
+			job.Reason = l.ofOnly(job.ID)
+		}
 	}
+	if job.State == dspool.JobCancelled || t.Total != 1 {
+		job.Reason = withKilled(*job)
+	}
+}
+
+// withKilled is a job's reason, and that the kernel killed some of its tasks where it did.
+func withKilled(job store.JobRow) dspool.Reason {
+	if job.Killed == 0 {
+		return job.Reason
+	}
+	return dspool.Why(dspool.WhyKilledTasks, dspool.ReasonParams{Bytes: job.Spec.Memory, Count: job.Killed, Limit: job.Tasks.Total}).With(job.Reason)
 }
 
 // whyNot is why a job did not succeed: the reason of its only task, or a sum.
@@ -198,8 +229,13 @@ func (l *ledger) whyNot(job *store.JobRow) dspool.Reason {
 	if job.Tasks.Total != 1 {
 		return failure(job.Tasks)
 	}
+	return l.ofOnly(job.ID)
+}
+
+// ofOnly is the reason of a job's only task.
+func (l *ledger) ofOnly(job int64) dspool.Reason {
 	for _, a := range l.attempts {
-		if a.Job == job.ID {
+		if a.Job == job {
 			return a.Reason
 		}
 	}

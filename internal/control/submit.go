@@ -59,7 +59,7 @@ func (c *Control) Submit(ctx context.Context, who auth.Subject, req api.SubmitRe
 			Message: fmt.Sprintf("job %d submitted: %s of %s", job.ID, tasks, job.Spec.Request()),
 		})
 	})
-	return showJob(who, job.Job), err
+	return showJob(who, job), err
 }
 
 // draft is a job as it would be stored.

@@ -14,6 +14,7 @@ import (
 
 	"github.com/dspool/dspool"
 	"github.com/dspool/dspool/api"
+	"github.com/dspool/dspool/client"
 	"github.com/dspool/dspool/internal/servertest"
 )
 
@@ -178,6 +179,8 @@ func TestGoodSubmits(t *testing.T) {
 	}
 	ends(dspool.JobSpec{Command: []string{"no such; $(command)\n../"}}, dspool.JobFailed, "does not exist on the machine")
 	ends(dspool.JobSpec{Command: []string{"oom"}, Memory: 64 << 20}, dspool.JobFailed, "out of memory (limit 64 MiB)")
+	ends(dspool.JobSpec{Command: []string{"oom-child"}, Memory: 64 << 20}, dspool.JobSucceeded, "out of memory (limit 64 MiB): the kernel killed a process")
+	ends(dspool.JobSpec{Command: []string{"oom-child"}, Memory: 64 << 20, Array: "1-3"}, dspool.JobSucceeded, "out of memory (limit 64 MiB): the kernel killed some of 3 tasks of 3")
 	ends(dspool.JobSpec{Command: []string{"exit", "7"}}, dspool.JobFailed, "exit code 7")
 	ends(dspool.JobSpec{Command: []string{"forever"}, TimeLimit: dspool.Duration(50e6)}, dspool.JobFailed, "time limit of 50ms exceeded")
 	ends(dspool.JobSpec{Command: []string{"true"}, CPUs: 4}, dspool.JobSucceeded, "")
@@ -194,4 +197,31 @@ func TestGoodSubmits(t *testing.T) {
 		}
 	}
 	s.AtRest()
+}
+
+func TestKillsForMemoryAreToldWhileATaskRuns(t *testing.T) {
+	t.Parallel()
+	s := servertest.New(t, servertest.Options{})
+	job := s.MustSubmit(dspool.JobSpec{Command: []string{"oom-worker"}, Memory: 64 << 20})
+	s.Until("an event tells of the kill", func() bool { return len(s.EventsOf("task.killed")) == 1 })
+	if r := s.EventsOf("task.killed")[0].Reason; !r.Is(dspool.WhyKilledSome) || r.Count != 1 || r.Bytes != 64<<20 {
+		t.Errorf("the event says %+v", r)
+	}
+	list, err := s.Jobs(t.Context(), client.JobFilter{})
+	if err != nil || len(list.Items) != 1 || !list.Items[0].Reason.Is(dspool.WhyKilledTasks) || list.Items[0].State != dspool.JobRunning {
+		t.Errorf("the list of jobs says %+v, %v", list.Items, err)
+	}
+	if tasks := s.Running(job.ID, 1); !tasks[0].Reason.Is(dspool.WhyKilledSome) {
+		t.Errorf("its task says %+v", tasks[0].Reason)
+	}
+	if _, err := s.CancelJob(t.Context(), job.ID); err != nil {
+		t.Fatal(err)
+	}
+	if j := s.MustEnd(job.ID); j.State != dspool.JobCancelled || !j.Reason.Is(dspool.WhyKilledTasks) || len(j.Reason.Because) != 1 {
+		t.Errorf("in the end the job says %+v", j.Reason)
+	}
+	task, err := s.Task(t.Context(), job.ID, 0)
+	if err != nil || !task.Reason.Is(dspool.WhyKilledSome) || len(task.Reason.Because) != 1 {
+		t.Errorf("in the end the task says %+v, %v", task.Reason, err)
+	}
 }

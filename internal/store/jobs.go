@@ -13,7 +13,7 @@ import (
 const (
 	jobFixed   = `id, user_name, uid, pool, spec, submit_key, created`
 	jobChanges = `share, dir, state, reason, blocked, cancelling, pending, n_total, n_pending, assigned, running, ` +
-		`succeeded, failed, cancelled, lost, started, ended, task_sum, task_ended`
+		`succeeded, failed, cancelled, lost, started, ended, task_sum, task_ended, killed`
 	jobOpen = `state NOT IN ('succeeded', 'failed', 'cancelled')` // as the partial index says it
 	jobLean = `SELECT ` + jobFixed + `, ` + jobChanges + `, NULL, NULL FROM jobs j`
 	jobFull = `SELECT ` + jobFixed + `, ` + jobChanges + `, command, env FROM jobs j JOIN job_commands c ON c.job = j.id`
@@ -23,7 +23,7 @@ func jobChangeArgs(j *JobRow) []any {
 	t := j.Tasks
 	return []any{j.Share, j.Dir, j.State, reason(j.Reason), reason(j.Blocked), j.Cancelling, j.Pending.String(),
 		t.Total, t.Pending, t.Assigned, t.Running, t.Succeeded, t.Failed, t.Cancelled, t.Lost,
-		micros(j.Started), micros(j.Ended), int64(j.TaskSum), micros(j.TaskEnded)}
+		micros(j.Started), micros(j.Ended), int64(j.TaskSum), micros(j.TaskEnded), j.Killed}
 }
 
 func scanJob(r row, j *JobRow) error {
@@ -32,7 +32,7 @@ func scanJob(r row, j *JobRow) error {
 	err := r.Scan(&j.ID, &j.User, &j.UID, &pool, &spec, textIn{&j.Key}, timeIn{&j.Created},
 		&j.Share, &j.Dir, &j.State, reasonIn{&j.Reason}, reasonIn{&j.Blocked}, &j.Cancelling, &pending,
 		&t.Total, &t.Pending, &t.Assigned, &t.Running, &t.Succeeded, &t.Failed, &t.Cancelled, &t.Lost,
-		maybeIn{&j.Started}, maybeIn{&j.Ended}, (*int64)(&j.TaskSum), maybeIn{&j.TaskEnded}, textIn{&command}, textIn{&env})
+		maybeIn{&j.Started}, maybeIn{&j.Ended}, (*int64)(&j.TaskSum), maybeIn{&j.TaskEnded}, &j.Killed, textIn{&command}, textIn{&env})
 	if err != nil {
 		return err
 	}
@@ -76,7 +76,7 @@ func (tx *Tx) InsertJob(j *JobRow) error {
 	id := tx.last.job + 1
 	args := append([]any{id, j.User, j.UID, j.Spec.Pool, string(spec), text(j.Key), stored(j.Created)}, jobChangeArgs(j)...)
 	_, err = tx.exec(`INSERT INTO jobs (`+jobFixed+`, `+jobChanges+`)
-		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, args...)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`, args...)
 	if unique(err) {
 		return dspool.Errorf(dspool.Conflict, "user %s submitted a job with this key already", j.User)
 	}
@@ -98,7 +98,7 @@ func (tx *Tx) InsertJob(j *JobRow) error {
 // UpdateJob changes a job; NotFound if there is none. What was submitted (spec, user, uid, key,
 // creation time) stays as inserted, so a row of OpenJobs may be given back.
 func (tx *Tx) UpdateJob(j JobRow) error {
-	n, err := tx.exec(`UPDATE jobs SET (`+jobChanges+`) = (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) WHERE id = ?`,
+	n, err := tx.exec(`UPDATE jobs SET (`+jobChanges+`) = (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) WHERE id = ?`,
 		append(jobChangeArgs(&j), j.ID)...)
 	if err == nil && n == 0 {
 		return jobNotFound(j.ID)

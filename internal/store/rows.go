@@ -32,6 +32,7 @@ type JobRow struct {
 	// TaskEnded is when the latest of its tasks to end did, whenever that became known; nil while none has.
 	TaskEnded *time.Time
 	Blocked   dspool.Reason // why none of it may start; none if it may
+	Killed    int64         // its tasks of which the kernel killed some for memory
 }
 
 // Desired is what the server wants of a placed attempt.

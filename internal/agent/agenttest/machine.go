@@ -19,7 +19,7 @@ type Outcome struct {
 	Duration time.Duration // until it ends by itself
 	Forever  bool          // it ends only when it is killed
 	ExitCode int
-	OOM      bool          // with ExitCode 137
+	OOMKills int64         // processes that the kernel kills for memory, at once
 	Fault    dspool.Reason // it does not start, for this reason
 	// Stubborn makes it live through SIGTERM until the grace of a kill is over.
 	Stubborn bool
@@ -55,7 +55,7 @@ func NewMachine(script func(initd.Spec) Outcome) *Machine {
 }
 
 // Commands is a script that knows "true", "false", "exit N", "sleep SECONDS", "forever",
-// "stubborn" and "oom"; any other command does not exist.
+// "stubborn", and "oom", "oom-child" and "oom-worker", of which the kernel kills all, a child or a worker; any other command does not exist.
 func Commands(s initd.Spec) Outcome {
 	number := func() float64 {
 		if len(s.Command) < 2 {
@@ -78,7 +78,11 @@ func Commands(s initd.Spec) Outcome {
 	case "stubborn":
 		return Outcome{Forever: true, Stubborn: true}
 	case "oom":
-		return Outcome{ExitCode: 137, OOM: true}
+		return Outcome{ExitCode: 137, OOMKills: 1}
+	case "oom-child":
+		return Outcome{OOMKills: 1}
+	case "oom-worker":
+		return Outcome{Forever: true, OOMKills: 1}
 	}
 	return Outcome{ExitCode: 127, Fault: dspool.Why(dspool.WhyNoCommand, dspool.ReasonParams{Name: s.Command[0]})}
 }
@@ -148,7 +152,7 @@ func (m *Machine) Spawn(ctx context.Context, s initd.Spec) (initd.Status, error)
 	}
 	a.begun = time.Now()
 	wall := a.begun.UTC().Round(0)
-	a.status.Started = &wall
+	a.status.Started, a.status.OOMKills = &wall, a.out.OOMKills
 	if !a.out.Forever {
 		a.timer = time.AfterFunc(a.out.Duration, func() {
 			m.mu.Lock()
@@ -177,7 +181,6 @@ func (m *Machine) end(a *attempt, code, signal int) {
 	}
 	a.status.Elapsed = dspool.Duration(time.Since(a.begun))
 	a.status.State, a.status.ExitCode, a.status.Signal = initd.Ended, &code, signal
-	a.status.OOM = a.out.OOM && a.status.Cause == ""
 	m.signal()
 }
 

@@ -54,12 +54,12 @@ type Status struct {
 	Elapsed   dspool.Duration  `json:"elapsed,omitempty"` // run time until now or its end, by a clock that nobody sets
 	Over      dspool.Duration  `json:"over,omitempty"`    // time since its end, by the same
 	ExitCode  *int             `json:"exit_code,omitempty"`
-	Signal    int              `json:"signal,omitempty"` // that ended the main process; ExitCode is 128 more
-	OOM       bool             `json:"oom,omitempty"`    // the kernel killed some of it for memory
-	Fault     dspool.Reason    `json:"fault,omitzero"`   // why it could not start
-	Stuck     int              `json:"stuck,omitempty"`  // processes of it that the kernel did not end
-	Cause     Cause            `json:"cause,omitempty"`  // "" if it ended by itself
-	Reason    dspool.Reason    `json:"reason,omitzero"`  // of Cause
+	Signal    int              `json:"signal,omitempty"`    // that ended the main process; ExitCode is 128 more
+	OOMKills  int64            `json:"oom_kills,omitempty"` // processes of it that the kernel killed for memory
+	Fault     dspool.Reason    `json:"fault,omitzero"`      // why it could not start
+	Stuck     int              `json:"stuck,omitempty"`     // processes of it that the kernel did not end
+	Cause     Cause            `json:"cause,omitempty"`     // "" if it ended by itself
+	Reason    dspool.Reason    `json:"reason,omitzero"`     // of Cause
 }
 
 // Kill asks for the end of an attempt's whole process tree: SIGTERM, and SIGKILL after Grace.

@@ -159,7 +159,9 @@ func (p *pool) get() (*usedSlot, error) {
 
 // put takes back a slot in which nothing lives. It is removed when it should not be used again.
 func (p *pool) put(s *usedSlot) error {
-	if !s.heavy() {
+	seen, err := s.oomKills()
+	s.oomSeen = seen
+	if err == nil && !s.heavy() {
 		p.mu.Lock()
 		if len(p.free) < maxFreeSlots {
 			p.free = append(p.free, s)
@@ -182,15 +184,10 @@ func (p *pool) close() error {
 	return errors.Join(errs...)
 }
 
-// newOOMKills returns how many kills there were since it was last asked.
+// newOOMKills returns how many kills there were of the current attempt.
 func (s *usedSlot) newOOMKills() (int64, error) {
 	n, err := s.oomKills()
-	if err != nil {
-		return 0, err
-	}
-	fresh := n - s.oomSeen
-	s.oomSeen = n
-	return fresh, nil
+	return n - s.oomSeen, err
 }
 
 // controlFile is an open cgroup file that is read or written many times.

@@ -235,7 +235,7 @@ func (c *Client) Services(ctx context.Context) ([]ServiceStatus, error) {
 }
 
 // Exits calls each with every attempt that has ended and is not forgotten, then with each that
-// ends, until ctx is done or the connection fails, which it returns.
+// ends or has something killed for memory, until ctx is done or the connection fails, which it returns.
 func (c *Client) Exits(ctx context.Context, each func(Status)) error {
 	conn, err := c.dial(ctx)
 	if err != nil {

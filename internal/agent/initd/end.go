@@ -19,6 +19,44 @@ func (m *machine) launched(a *attempt, s *usedSlot) {
 	a.slot, a.state, a.begun = s, Running, time.Now()
 	a.wall = a.begun.UTC().Round(0)
 	close(a.launched)
+	go m.watchMemory(a)
+}
+
+// memoryLook is how often it is looked whether the kernel killed something of an attempt.
+const memoryLook = time.Second
+
+// watchMemory tells of kills for memory while a runs: what waits for a killed worker never ends.
+func (m *machine) watchMemory(a *attempt) {
+	ticks := time.NewTicker(memoryLook)
+	defer ticks.Stop()
+	for {
+		select {
+		case <-a.mainGone:
+			return
+		case <-ticks.C:
+		}
+		m.mu.Lock()
+		if a.exited || a.state == Ended { // the slot may be another's
+			m.mu.Unlock()
+			return
+		}
+		if n := m.oomKillsOf(a); n > a.oomKills {
+			a.oomKills = n
+			for s := range m.streams {
+				s.push(a.snapshot())
+			}
+		}
+		m.mu.Unlock()
+	}
+}
+
+func (m *machine) oomKillsOf(a *attempt) int64 {
+	n, err := a.slot.newOOMKills()
+	if err != nil {
+		m.log.Warn("out-of-memory kills cannot be read", "attempt", a.spec.ID, "error", err)
+		return a.oomKills
+	}
+	return n
 }
 
 // exit is called once, when a's main process has ended: whatever else lives in its slot is
@@ -125,12 +163,9 @@ func (m *machine) empty(s slot, what string, id int64) (stuck int) {
 // conclude writes down how a ended, frees its slot and tells the streams. err is why it could
 // not start; nil if it ran.
 func (m *machine) conclude(a *attempt, err error) {
-	oom := int64(0)
+	kills := int64(0)
 	if a.slot != nil {
-		var e error
-		if oom, e = a.slot.newOOMKills(); e != nil {
-			m.log.Warn("out-of-memory kills cannot be read", "attempt", a.spec.ID, "error", e)
-		}
+		kills = m.oomKillsOf(a)
 		// A slot with a process in it is never used again.
 		if a.stuck == 0 {
 			m.giveBack(a.slot)
@@ -138,7 +173,7 @@ func (m *machine) conclude(a *attempt, err error) {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	a.state, a.oom = Ended, oom > 0
+	a.state, a.oomKills = Ended, kills
 	switch {
 	case err != nil:
 		a.fault, a.code = notStarted(err)
@@ -162,7 +197,7 @@ func (m *machine) conclude(a *attempt, err error) {
 func (a *attempt) snapshot() Status {
 	s := Status{
 		ID: a.spec.ID, State: a.state, Request: a.spec.Request, TimeLimit: a.spec.TimeLimit,
-		ExitCode: a.code, OOM: a.oom, Fault: a.fault, Stuck: a.stuck, Elapsed: dspool.Duration(a.elapsed),
+		ExitCode: a.code, OOMKills: a.oomKills, Fault: a.fault, Stuck: a.stuck, Elapsed: dspool.Duration(a.elapsed),
 	}
 	if !a.wall.IsZero() {
 		wall := a.wall

@@ -251,10 +251,10 @@ func (m *testMachine) exit(id int64) initd.Status {
 	late := time.After(waitLimit)
 	for {
 		m.mu.Lock()
-		s, ok := m.got[id]
+		s := m.got[id]
 		more := m.more
 		m.mu.Unlock()
-		if ok {
+		if s.State == initd.Ended {
 			return s
 		}
 		select {
@@ -264,6 +264,13 @@ func (m *testMachine) exit(id int64) initd.Status {
 			m.t.Fatalf("attempt %d did not end in %v: %+v, %v; init said:\n%s", id, waitLimit, list, err, m.log.String())
 		}
 	}
+}
+
+// told is what init last told of an attempt.
+func (m *testMachine) told(id int64) initd.Status {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.got[id]
 }
 
 func (m *testMachine) spec(id int64, command ...string) initd.Spec {

@@ -109,22 +109,38 @@ func TestMemoryLimit(t *testing.T) {
 	m := startMachine(t)
 	eat := `head -c 200M /dev/zero | tail -c 150M >/dev/null`
 	m.spawn(m.sh(1, eat+`; exit 9`))
-	if s := m.exit(1); !s.OOM || code(s) != "9" {
+	if s := m.exit(1); s.OOMKills != 1 || code(s) != "9" {
 		t.Errorf("a child over the limit: %+v code %s", s, code(s))
 	}
 	m.spawn(m.sh(2, `exit 9`)) // in the same slot
-	if s := m.exit(2); s.OOM {
+	if s := m.exit(2); s.OOMKills != 0 {
 		t.Errorf("the next in the slot is blamed: %+v", s)
 	}
 	m.spawn(m.sh(3, "exec tail /dev/zero"))
-	if s := m.exit(3); !s.OOM || code(s) != "137" {
+	if s := m.exit(3); s.OOMKills != 1 || code(s) != "137" {
 		t.Errorf("the main process over the limit: %+v code %s", s, code(s))
 	}
 	more := m.sh(4, eat)
 	more.Request.Memory = 400 << 20
 	m.spawn(more)
-	if s := m.exit(4); s.OOM || code(s) != "0" {
+	if s := m.exit(4); s.OOMKills != 0 || code(s) != "0" {
 		t.Errorf("within a higher limit: %+v code %s", s, code(s))
+	}
+}
+
+func TestMemoryKillsAreToldWhileItRuns(t *testing.T) {
+	t.Parallel()
+	m := startMachine(t)
+	m.spawn(m.sh(1, `head -c 200M /dev/zero | tail -c 150M >/dev/null; echo goes on; until [ -e go ]; do sleep 0.05; done`))
+	m.output(1, "goes on")
+	m.await("the kill is told", func() bool { s := m.told(1); return s.OOMKills == 1 && s.State == initd.Running })
+	must(t, os.WriteFile(filepath.Join(m.dir, "jobs/1/go"), nil, 0o644))
+	if s := m.exit(1); s.OOMKills != 1 || code(s) != "0" {
+		t.Errorf("at its end: %+v code %s", s, code(s))
+	}
+	m.spawn(m.sh(2, `true`)) // in the same slot
+	if s := m.exit(2); s.OOMKills != 0 {
+		t.Errorf("the next in the slot: %+v", s)
 	}
 }
 

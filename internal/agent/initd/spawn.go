@@ -26,19 +26,19 @@ var errThread = errors.New("the thread is in a wrong cgroup")
 
 // attempt is a row of init's table. Its fields but the channels are guarded by machine.mu.
 type attempt struct {
-	spec    Spec
-	state   State
-	slot    *usedSlot
-	wall    time.Time // of its start; zero if never started
-	begun   time.Time // the same, monotonic too
-	exited  bool      // the main process has ended
-	status  syscall.WaitStatus
-	elapsed time.Duration
-	code    *int
-	fault   dspool.Reason
-	oom     bool
-	stuck   int
-	killed  *Kill
+	spec     Spec
+	state    State
+	slot     *usedSlot
+	wall     time.Time // of its start; zero if never started
+	begun    time.Time // the same, monotonic too
+	exited   bool      // the main process has ended
+	status   syscall.WaitStatus
+	elapsed  time.Duration
+	code     *int
+	fault    dspool.Reason
+	oomKills int64 // told so far
+	stuck    int
+	killed   *Kill
 
 	launched chan struct{} // closed when it runs or could not start
 	mainGone chan struct{} // closed when the main process has ended

@@ -4,7 +4,8 @@ import "time"
 
 // What goes over the socket: one JSON value after another. Every request has a reply with its
 // identifier, in any order. "exits" makes the connection a stream: its replies are the
-// attempts that have ended and are not forgotten, then each that ends, until it is closed.
+// attempts that have ended and are not forgotten, then each that ends or has something killed for
+// memory, until it is closed.
 type request struct {
 	ID     int64   `json:"id"`
 	Op     string  `json:"op"` // spawn, kill, list, forget, exits; open, close, sessions; service, services; apps, app-list, app-end, app-forget
