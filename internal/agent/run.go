@@ -29,7 +29,7 @@ const (
 // executable. It returns nil when ctx is done and everything has ended.
 func RunInit(ctx context.Context, log *slog.Logger) error {
 	debug.SetGCPercent(50) // both live as long as the machine, with nearly no garbage
-	return initd.Run(ctx, initd.Config{Agent: []string{"/proc/self/exe", "agent"}, Owners: ":" + strconv.Itoa(api.OwnersPort), Log: log})
+	return initd.Run(ctx, initd.Config{Agent: []string{"/proc/self/exe", "agent"}, Owners: ":" + strconv.Itoa(api.OwnersPort), Scratch: initd.Scratch, Log: log})
 }
 
 // RunAgent is `dspool agent`. It returns nil when ctx is done.

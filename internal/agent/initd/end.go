@@ -160,9 +160,20 @@ func (m *machine) empty(s slot, what string, id int64) (stuck int) {
 	return 0
 }
 
-// conclude writes down how a ended, frees its slot and tells the streams. err is why it could
-// not start; nil if it ran.
+// conclude removes what is left of a, writes down how it ended, frees its slot and tells the streams.
+// err is why it could not start; nil if it ran.
 func (m *machine) conclude(a *attempt, err error) {
+	if !m.tenants.leave(a.spec.UID) {
+		m.settle(a, err)
+		return
+	}
+	go func() { // it may take long, and this may be the reaper
+		m.tidy(a.spec.UID)
+		m.settle(a, err)
+	}()
+}
+
+func (m *machine) settle(a *attempt, err error) {
 	kills := int64(0)
 	if a.slot != nil {
 		kills = m.oomKillsOf(a)

@@ -72,7 +72,7 @@ func runInit() error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	cfg := initd.Config{
-		Dir: filepath.Join(dir, "run"), Etc: filepath.Join(dir, "etc"), Grace: time.Second,
+		Dir: filepath.Join(dir, "run"), Etc: filepath.Join(dir, "etc"), Grace: time.Second, Scratch: []string{filepath.Join(dir, "scratch")},
 		Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})),
 	}
 	if os.Getenv("INITD_TEST_AGENT") != "" {
@@ -136,6 +136,9 @@ func startMachine(t testing.TB, env ...string) *testMachine {
 		must(t, os.Chown(filepath.Join(dir, d), machineRoot, machineRoot))
 		must(t, os.Chmod(filepath.Join(dir, d), 0o755))
 	}
+	must(t, os.Mkdir(filepath.Join(dir, "scratch"), 0o700))
+	must(t, os.Chmod(filepath.Join(dir, "scratch"), os.ModeSticky|0o777))
+	must(t, os.Chown(filepath.Join(dir, "scratch"), machineRoot, machineRoot))
 	must(t, os.WriteFile(filepath.Join(dir, "etc/passwd"), []byte("root:x:0:0:root:/root:/bin/bash\nimage:x:20099:20099::/:/bin/sh"), 0o644))
 	must(t, os.Chown(filepath.Join(dir, "jobs"), userID, userID))
 
@@ -150,7 +153,7 @@ func startMachine(t testing.TB, env ...string) *testMachine {
 		{ContainerID: 30000, HostID: machineRoot + 30000, Size: 35536},
 	}
 	m.cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags:  syscall.CLONE_NEWPID | syscall.CLONE_NEWNS | syscall.CLONE_NEWUSER,
+		Cloneflags:  syscall.CLONE_NEWPID | syscall.CLONE_NEWNS | syscall.CLONE_NEWIPC | syscall.CLONE_NEWUSER,
 		UidMappings: ids, GidMappings: ids, GidMappingsEnableSetgroups: true,
 		Credential: &syscall.Credential{Uid: 0, Gid: 0},
 	}

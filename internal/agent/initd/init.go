@@ -27,7 +27,10 @@ type Config struct {
 	// MaxProcesses an attempt may have at once; 4096 unless set.
 	MaxProcesses int
 	Owners       string // address at which it says whose connections are; nowhere if empty
-	Log          *slog.Logger
+	// Scratch are the places in which users' files are removed once nothing of theirs is on the machine;
+	// with none, nothing that they leave is removed.
+	Scratch []string
+	Log     *slog.Logger
 }
 
 // MinUID is the lowest user and group id that anything is run as.
@@ -43,6 +46,7 @@ type machine struct {
 	reaper   *reaper
 	slots    *pool
 	accounts *accounts
+	tenants  tenants
 	root     *asuser.Root
 	null     *os.File
 	queue    *fifo
@@ -146,7 +150,7 @@ func newMachine(cfg Config) (*machine, error) {
 	}
 	m := &machine{
 		cfg: cfg, log: cfg.Log, reaper: newReaper(), accounts: newAccounts(cfg.Etc), root: root, null: null,
-		queue: newFIFO(), ended: make(chan struct{}),
+		queue: newFIFO(), ended: make(chan struct{}), tenants: tenants{byUID: map[int]*tenant{}},
 		attempts: map[int64]*attempt{}, sessions: map[int64]*session{}, services: map[string]*keeper{}, streams: map[*stream]bool{}, talks: map[*talk]bool{},
 		apps: map[int64]*app{}, appVersion: 1, appChange: make(chan struct{}),
 	}

@@ -199,7 +199,11 @@ func (m *machine) spawn(s Spec, done func(Status, error)) {
 	if !known {
 		a = &attempt{spec: s, state: Starting, launched: make(chan struct{}), mainGone: make(chan struct{}), over: make(chan struct{})}
 		m.attempts[s.ID] = a
-		m.queue.push(a)
+		if wait := m.tenants.come(s.UID); wait == nil {
+			m.queue.push(a)
+		} else {
+			go func() { <-wait; m.queue.push(a) }()
+		}
 	}
 	m.mu.Unlock()
 	go func() {

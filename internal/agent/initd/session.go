@@ -42,8 +42,9 @@ type session struct {
 	closing bool
 	over    chan struct{} // closed when it has gone from the table
 
-	making sync.Mutex // held while it is made or brought up to date
-	slot   slot       // set once, under making
+	tidied <-chan struct{} // closed when what the user left before is gone; nil if nothing was
+	making sync.Mutex      // held while it is made or brought up to date
+	slot   slot            // set once, under making
 }
 
 func (s *Session) check() error {
@@ -64,6 +65,9 @@ func (m *machine) openSession(want Session) (SessionStatus, error) {
 	s, err := m.sessionFor(want)
 	if err != nil {
 		return SessionStatus{}, err
+	}
+	if s.tidied != nil {
+		<-s.tidied
 	}
 	s.making.Lock()
 	defer s.making.Unlock()
@@ -102,7 +106,7 @@ func (m *machine) sessionFor(want Session) (*session, error) {
 			return nil, dspool.Errorf(dspool.Conflict, "%s still has session %d on the machine", want.User, s.spec.ID)
 		}
 	}
-	s := &session{spec: want, over: make(chan struct{})}
+	s := &session{spec: want, over: make(chan struct{}), tidied: m.tenants.come(want.UID)}
 	m.sessions[want.ID] = s
 	return s, nil
 }
@@ -157,6 +161,9 @@ func (m *machine) endSession(s *session, grace time.Duration) {
 		defer s.making.Unlock()
 		if s.slot != nil {
 			m.clearSession(s, apps, grace)
+		}
+		if m.tenants.leave(s.spec.UID) {
+			m.tidy(s.spec.UID)
 		}
 		m.mu.Lock()
 		defer m.mu.Unlock()
