@@ -270,7 +270,7 @@ var sentences = map[ReasonCode]sentence{
 	WhyInitSilent:  {"init does not answer", "`dspool machine remove` makes way for another."},
 	WhyDiskSilent:  {"the disk of / does not answer[: {detail}]", doServerLog},
 	WhyDiskFull:    {"the disk of / is {count} % full", "Remove what is not needed from /tmp, or drain the machine."},
-	WhyMemoryLow:   {"only {bytes} of memory are available", "End what takes the host's memory."},
+	WhyMemoryLow:   {"{bytes} of its {capacity.memory} of memory are held by what has ended", "It goes when its users' last tasks and sessions on the machine end; until then the machine takes nothing new."},
 	WhySSHDEnds:    {"sshd ends as soon as it is started[: {detail}]", "Look at the image's OpenSSH server."},
 
 	WhyHasRoom:         {"machine {machine} has room", ""},

@@ -55,7 +55,7 @@ type Config struct {
 	// Enrolled is called when the token is used up.
 	Enrolled func()
 	// Check says how the machine is; nil checks nothing but the Executor.
-	Check      func() (dspool.Health, dspool.Reason)
+	Check      func(size dspool.Resources) (dspool.Health, dspool.Reason)
 	CheckEvery time.Duration // 5 s unless set
 	LookEvery  time.Duration // at what lives in sessions; 5 s unless set
 	// Dial reaches the server; nil is TCP.
@@ -146,7 +146,7 @@ func New(cfg Config) *Agent {
 		cfg.Host = noHost{}
 	}
 	if cfg.Check == nil {
-		cfg.Check = func() (dspool.Health, dspool.Reason) { return dspool.Healthy, dspool.Reason{} }
+		cfg.Check = func(dspool.Resources) (dspool.Health, dspool.Reason) { return dspool.Healthy, dspool.Reason{} }
 	}
 	return &Agent{cfg: cfg, log: cfg.Log, health: dspool.Healthy, changed: make(chan struct{}, 1)}
 }
@@ -174,7 +174,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	group.Go(func() error { a.follow(ctx); return nil })
 	group.Go(func() error { a.listen(ctx); return nil })
 	group.Go(func() error { a.report(ctx); return nil })
-	group.Go(func() error { a.watchHealth(ctx); return nil })
+	group.Go(func() error { a.watchHealth(ctx, whole); return nil })
 	group.Go(func() error { a.watchSessions(ctx); return nil })
 	group.Go(func() error { a.watchApps(ctx); return nil })
 	group.Go(func() error { link.keepCertificate(ctx, a.cfg.Host.Trust); return nil })
@@ -279,7 +279,7 @@ func (a *Agent) insist(ctx context.Context, what string, f func() error) error {
 // seenResources is what the operating system shows, for a provider that says nothing.
 func seenResources() dspool.Resources {
 	r := dspool.Resources{CPUs: float64(runtime.NumCPU())}
-	if total, _, err := memory(); err == nil {
+	if total, err := memory(); err == nil {
 		r.Memory = total
 	}
 	return r

@@ -506,7 +506,7 @@ func TestHeartbeat(t *testing.T) {
 	t.Parallel()
 	s, m := newServer(t), agenttest.NewMachine(nil)
 	cfg := config(s, m, t.TempDir())
-	cfg.Check = func() (dspool.Health, dspool.Reason) {
+	cfg.Check = func(dspool.Resources) (dspool.Health, dspool.Reason) {
 		return dspool.Unhealthy, dspool.Why(dspool.WhyDiskFull, dspool.ReasonParams{Count: 97})
 	}
 	s.agent(cfg)

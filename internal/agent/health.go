@@ -11,12 +11,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/dspool/dspool"
+	"github.com/dspool/dspool/internal/agent/initd"
 )
 
 // watchHealth looks at the machine until ctx is done.
-func (a *Agent) watchHealth(ctx context.Context) {
+func (a *Agent) watchHealth(ctx context.Context, whole dspool.Resources) {
 	for {
-		health, reason := a.cfg.Check()
+		health, reason := a.cfg.Check(whole)
 		if health == dspool.Healthy {
 			asked, cancel := context.WithTimeout(ctx, checkEvery)
 			_, err := a.cfg.Executor.List(asked)
@@ -46,12 +47,12 @@ func (a *Agent) watchHealth(ctx context.Context) {
 
 // Limits of a healthy machine.
 const (
-	fullDisk   = 0.95 // used part of the disk of /
-	leastSpare = 0.01 // part of the host's memory that is available
+	fullDisk    = 0.95 // used part of the disk of /
+	mostUnowned = 8    // one part in so many of the size's memory is held by what has ended
 )
 
-// CheckMachine is the check of a real machine: room on its disk, and memory on its host.
-func CheckMachine() (dspool.Health, dspool.Reason) {
+// CheckMachine is the check of a real machine of a size: room on its disk, and memory for what its size promises.
+func CheckMachine(size dspool.Resources) (dspool.Health, dspool.Reason) {
 	var st unix.Statfs_t
 	if err := unix.Statfs("/", &st); err != nil {
 		return dspool.Unhealthy, dspool.Why(dspool.WhyDiskSilent, dspool.ReasonParams{Detail: err.Error()})
@@ -62,34 +63,25 @@ func CheckMachine() (dspool.Health, dspool.Reason) {
 			return dspool.Unhealthy, dspool.Why(dspool.WhyDiskFull, dspool.ReasonParams{Count: int64(used * 100)})
 		}
 	}
-	if total, available, err := memory(); err == nil && float64(available) < leastSpare*float64(total) {
-		return dspool.Unhealthy, dspool.Why(dspool.WhyMemoryLow, dspool.ReasonParams{Bytes: available})
+	if held, err := initd.Unowned(); err == nil && held > size.Memory/mostUnowned {
+		return dspool.Unhealthy, dspool.Why(dspool.WhyMemoryLow, dspool.ReasonParams{Bytes: held, Capacity: size})
 	}
 	return dspool.Healthy, dspool.Reason{}
 }
 
-// memory returns bytes of memory that /proc/meminfo shows, and those available.
-func memory() (total, available int64, err error) {
+// memory returns bytes of memory that /proc/meminfo shows.
+func memory() (total int64, err error) {
 	f, err := os.Open("/proc/meminfo")
 	if err != nil {
-		return 0, 0, err
+		return 0, err
 	}
 	defer f.Close()
 	for lines := bufio.NewScanner(f); lines.Scan(); {
 		fields := strings.Fields(lines.Text())
-		if len(fields) < 2 {
-			continue
-		}
-		kib, _ := strconv.ParseInt(fields[1], 10, 64)
-		switch fields[0] {
-		case "MemTotal:":
-			total = kib << 10
-		case "MemAvailable:":
-			available = kib << 10
+		if len(fields) > 1 && fields[0] == "MemTotal:" {
+			kib, err := strconv.ParseInt(fields[1], 10, 64)
+			return kib << 10, err
 		}
 	}
-	if total == 0 {
-		return 0, 0, errors.New("no MemTotal in /proc/meminfo")
-	}
-	return total, available, nil
+	return 0, errors.New("no MemTotal in /proc/meminfo")
 }

@@ -212,8 +212,7 @@ func killFrozen(dir string, list func() ([]int, error)) error {
 func (s *slot1) oomKills() (int64, error) { return s.oom.count("oom_kill") }
 
 func (s *slot1) heavy() bool {
-	n, err := readControl(filepath.Join(s.h.memory, s.name), "memory.usage_in_bytes")
-	return err != nil || n > heavyBytes
+	return heavyGroup(filepath.Join(s.h.memory, s.name), "memory.usage_in_bytes")
 }
 
 // remove may be tried again while something is still in it. It goes against the order of

@@ -23,6 +23,9 @@ type v2 struct {
 	limited bool // the controllers are there; only tests go without
 }
 
+// ownGroup is the cgroup of init and of what is not in a slot.
+const ownGroup = "dspool-init"
+
 // newV2 moves this process, and its children, into a child of dir, because a cgroup that gives
 // controllers to its children may hold no process itself.
 func newV2(dir string, controllers []string) (*v2, error) {
@@ -37,7 +40,7 @@ func newV2(dir string, controllers []string) (*v2, error) {
 		}
 	}
 	if len(controllers) > 0 {
-		own := filepath.Join(dir, "dspool-init")
+		own := filepath.Join(dir, ownGroup)
 		if err := makeGroup(own); err != nil && !errors.Is(err, fs.ErrExist) {
 			return nil, err
 		}
@@ -166,11 +169,7 @@ func (s *slot2) oomKills() (int64, error) {
 }
 
 func (s *slot2) heavy() bool {
-	if !s.limited {
-		return false
-	}
-	n, err := readControl(s.dir, "memory.current")
-	return err != nil || n > heavyBytes
+	return s.limited && heavyGroup(s.dir, "memory.current")
 }
 
 // remove may be tried again while something is still in it.

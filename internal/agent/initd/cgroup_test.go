@@ -270,3 +270,27 @@ func TestReaper(t *testing.T) {
 		t.Errorf("an early end is lost: %d, %v", ended, err)
 	}
 }
+
+func TestUnownedMemory(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	stat := func(name, text string) {
+		if err := os.MkdirAll(filepath.Join(dir, name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name, "memory.stat"), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stat(".", "shmem 7\ntotal_shmem 100\n")
+	stat(slotPrefix+"1", "shmem 20\ntotal_shmem 20\n")
+	stat(slotPrefix+"user-20001-4", "shmem 30\ntotal_shmem 30\n")
+	stat("other", "total_shmem 50\n")
+	if n, err := unownedIn(dir, "total_shmem"); err != nil || n != 50 {
+		t.Errorf("%d bytes are nobody's, %v", n, err)
+	}
+	stat(slotPrefix+"2", "total_shmem 90\n") // charged since the others were read
+	if n, err := unownedIn(dir, "total_shmem"); err != nil || n != 0 {
+		t.Errorf("%d bytes are nobody's, %v", n, err)
+	}
+}
