@@ -155,6 +155,8 @@ const (
 	WhyMayRunCell    ReasonCode = "may_run_cell"
 	WhyKilledSome    ReasonCode = "killed_some"
 	WhyKilledTasks   ReasonCode = "killed_tasks"
+	WhyKilledMemory  ReasonCode = "killed_for_memory"
+	WhyMemoryFull    ReasonCode = "memory_full"
 
 	// Why connections end and logins are refused.
 	WhySessionEndsNotice ReasonCode = "this_session_ends"
@@ -171,6 +173,7 @@ const (
 	WhyGaveUpWaiting     ReasonCode = "gave_up_waiting"
 	WhyTabClosed         ReasonCode = "tab_closed"
 	WhyWentAway          ReasonCode = "machine_went_away"
+	WhyLoginKilled       ReasonCode = "login_killed"
 	WhyLeavesIn          ReasonCode = "machine_leaves_in"
 	WhyLeavesLater       ReasonCode = "machine_leaves_later"
 	WhyLeavesUnused      ReasonCode = "machine_leaves_unused"
@@ -380,6 +383,8 @@ var sentences = map[ReasonCode]sentence{
 	WhyRunsCell:      {"a kernel of {name} runs a cell[ since {since}]", ""},
 	WhyMayRunCell:    {"a kernel of {name} may run a cell: its server does not answer", ""},
 	WhyKilledSome:    {"[{first}; ]out of memory (limit {bytes}): the kernel killed {count?a process|# processes}", doMore},
+	WhyKilledMemory:  {"killed: out of memory (limit {bytes})", doMore},
+	WhyMemoryFull:    {"the memory of this session is full (limit {bytes}): this login has {capacity.memory} of its own, to remove files from /dev/shm and end what runs", "Remove what is not needed from /dev/shm, end what runs, and log in again."},
 	WhyKilledTasks:   {"[{first}; ]out of memory (limit {bytes}): the kernel killed some of {count?a task|# tasks} of {limit}", doMore},
 
 	WhySessionEndsNotice: {"this session ends[: {first}]", doLogIn},
@@ -396,6 +401,7 @@ var sentences = map[ReasonCode]sentence{
 	WhyGaveUpWaiting:     {"gave up waiting", ""},
 	WhyTabClosed:         {"the browser's last tab of it was closed", ""},
 	WhyWentAway:          {"its machine went away", doLogIn},
+	WhyLoginKilled:       {"this login was ended on its machine[: {first}]", doLogIn},
 	WhyLeavesIn:          {"{machine} will be removed in at most {within} ({first}). To put it off: dspool session keep", "`dspool session keep`."},
 	WhyLeavesLater:       {"{machine} will be removed in more than a day ({first}). To put it off: dspool session keep", "`dspool session keep`."},
 	WhyLeavesUnused:      {"{machine} will be removed once nobody uses it ({first})", ""},

@@ -81,6 +81,7 @@ const (
 	appLook      = 100 * time.Millisecond // while an app starts: whether it listens …
 	appHurry     = 30 * time.Second       // … for so long
 	appLookLater = time.Second            // and then
+	killLook     = 500 * time.Millisecond // whether the kernel killed something of a session
 	firstLook    = time.Second            // from the opening of a session: the user has begun by then
 	lastWord     = 2 * time.Second        // for reporting what is left when the agent is told to end
 )
@@ -100,6 +101,8 @@ type Host interface {
 	Close(ctx context.Context, d api.SessionDirective) error
 	// Sessions returns the open sessions, each with what lives in it.
 	Sessions(ctx context.Context) ([]host.Session, error)
+	// Killed says whether the kernel has killed something of a session for memory since Sessions.
+	Killed(ctx context.Context) (bool, error)
 	// Apps returns how the apps of all sessions stand that are not forgotten, and a version of that. It
 	// waits until that is another than seen, or for wait.
 	Apps(ctx context.Context, seen int64, wait time.Duration) ([]host.App, int64, error)

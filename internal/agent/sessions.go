@@ -162,18 +162,28 @@ func (a *Agent) forgetApps(ctx context.Context, ids []int64) {
 	})
 }
 
-// awaitLook waits until it is time for a look: at intervals, and soon after a session has
-// opened. It returns false when ctx is done.
+// awaitLook waits until it is time for a look: at intervals, soon after a session has opened, and
+// when something of one was killed for memory. It returns false when ctx is done.
 func (a *Agent) awaitLook(ctx context.Context) bool {
-	timer := time.NewTimer(a.cfg.LookEvery)
+	timer, kills := time.NewTimer(a.cfg.LookEvery), time.NewTicker(killLook)
 	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-a.seats.fresh:
-		return sleep(ctx, min(firstLook, a.cfg.LookEvery))
-	case <-ctx.Done():
-		return false
+	defer kills.Stop()
+	for {
+		select {
+		case <-timer.C:
+			return true
+		case <-a.seats.fresh:
+			return sleep(ctx, min(firstLook, a.cfg.LookEvery))
+		case <-kills.C:
+			if a.seats.held() == (dspool.Resources{}) {
+				continue // nobody is there
+			}
+			if killed, err := a.cfg.Host.Killed(ctx); err == nil && killed {
+				return true
+			}
+		case <-ctx.Done():
+			return false
+		}
 	}
 }
 
@@ -184,6 +194,7 @@ func (noHost) HostKey() (string, error)                          { return "", ni
 func (noHost) Trust(context.Context, string) error               { return nil }
 func (noHost) Close(context.Context, api.SessionDirective) error { return nil }
 func (noHost) Sessions(context.Context) ([]host.Session, error)  { return nil, nil }
+func (noHost) Killed(context.Context) (bool, error)              { return false, nil }
 func (noHost) Health(context.Context) (dspool.Health, dspool.Reason) {
 	return dspool.Healthy, dspool.Reason{}
 }

@@ -149,6 +149,13 @@ func (m *Machine) Close(ctx context.Context, d api.SessionDirective) error {
 	return nil
 }
 
+// Killed implements agent.Host.
+func (m *Machine) Killed(ctx context.Context) (bool, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return false, errors.Join(m.broken, ctx.Err())
+}
+
 // Sessions implements agent.Host.
 func (m *Machine) Sessions(ctx context.Context) ([]host.Session, error) {
 	m.mu.Lock()

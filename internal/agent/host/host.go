@@ -16,6 +16,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -88,6 +89,7 @@ type look struct {
 	since    time.Time // of the verdict's reason
 	oomKills int64
 	oomAt    time.Time
+	oom      dspool.Reason
 }
 
 // New returns a host that has done nothing yet.
@@ -160,6 +162,7 @@ func (h *Host) prepare(d api.SessionDirective, st initd.SessionStatus) error {
 	err := errors.Join(
 		h.write("motd/"+d.User, motd),
 		h.write("join/"+d.User, strings.Join(st.Join, "\n")+"\n"),
+		h.write("aid/"+d.User, aidText(d.Request.Memory, st.Aid)),
 	)
 	if err == nil {
 		err = h.write("principals/"+d.User, d.User+"\n")
@@ -168,6 +171,13 @@ func (h *Host) prepare(d api.SessionDirective, st initd.SessionStatus) error {
 		return fmt.Errorf("let %s log in: %w", d.User, err)
 	}
 	return nil
+}
+
+// aidText is what the script of a login reads of a session's aid: three lines, then files to join.
+func aidText(memory int64, a initd.Aid) string {
+	full := dspool.Why(dspool.WhyMemoryFull, dspool.ReasonParams{Bytes: memory, Capacity: dspool.Resources{Memory: a.Memory}})
+	lines := append([]string{a.Stat, strconv.FormatInt(a.Full, 10), sentence(full)}, a.Join...)
+	return strings.Join(lines, "\n") + "\n"
 }
 
 // Close keeps the user out and ends everything of the session. It returns when nothing lives,
@@ -187,7 +197,7 @@ func (h *Host) Close(ctx context.Context, d api.SessionDirective) error {
 	}
 	if !later {
 		errs := []error{h.sudo(d.User, false)}
-		for _, dir := range []string{"principals", "join", "motd"} {
+		for _, dir := range []string{"principals", "join", "aid", "motd"} {
 			if err := os.Remove(filepath.Join(h.cfg.Dir, dir, d.User)); err != nil && !errors.Is(err, os.ErrNotExist) {
 				errs = append(errs, err)
 			}

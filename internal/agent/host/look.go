@@ -2,6 +2,7 @@ package host
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -74,20 +75,30 @@ func (h *Host) look(s initd.SessionStatus, apps []activity.App) activity.Verdict
 		l.verdict, l.since = v, now.At
 	}
 	l.snapshot = now
-	if s.OOMKills > l.oomKills {
+	if fresh := s.OOMKills - l.oomKills; fresh > 0 {
 		l.oomKills, l.oomAt = s.OOMKills, now.At
-		h.tellTerminals(s.UID, sentence(outOfMemory(s, dspool.Reason{})))
+		l.oom = dspool.Why(dspool.WhyKilledSome, dspool.ReasonParams{Bytes: s.Request.Memory, Count: fresh, Since: now.At.UTC()})
+		h.tellTerminals(s.UID, sentence(l.oom))
 	}
 	v = l.verdict
 	if !l.oomAt.IsZero() && now.At.Sub(l.oomAt) < oomNews {
-		v.Reason = outOfMemory(s, v.Reason)
+		v.Reason = l.oom.With(v.Reason)
 	}
 	return v
 }
 
-// outOfMemory says that the kernel killed something of a session, after what else is said of it.
-func outOfMemory(s initd.SessionStatus, said dspool.Reason) dspool.Reason {
-	return dspool.Why(dspool.WhyKilledSome, dspool.ReasonParams{Bytes: s.Request.Memory}).With(said)
+// Killed says whether the kernel has killed something of a session for memory since the last look.
+func (h *Host) Killed(ctx context.Context) (bool, error) {
+	list, err := h.cfg.Init.Sessions(ctx)
+	if err != nil {
+		return false, fromInit(err)
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.ContainsFunc(list, func(s initd.SessionStatus) bool {
+		l := h.looks[s.ID]
+		return l != nil && s.OOMKills > l.oomKills
+	}), nil
 }
 
 // sentence writes a reason for the user of a session: the server has left out what users may not read.

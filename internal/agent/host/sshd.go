@@ -81,7 +81,7 @@ func (h *Host) Trust(ctx context.Context, authority string) error {
 	sum := sha256.Sum256([]byte(config))
 	err = h.cfg.Init.Serve(ctx, initd.Service{
 		Name: sshService, Version: hex.EncodeToString(sum[:8]),
-		Command: []string{"/bin/sh", "-c", scored, h.cfg.Sshd, "-D", "-e", "-f", h.sshConfig()},
+		Command: []string{h.cfg.Sshd, "-D", "-e", "-f", h.sshConfig()},
 	})
 	if err != nil {
 		return fromInit(err)
@@ -92,15 +92,14 @@ func (h *Host) Trust(ctx context.Context, authority string) error {
 	return nil
 }
 
-// scored starts a program whose children the kernel chooses before anything of the machine's
-// own when memory runs out. sshd's hide from root in /proc, so that it cannot be told later.
-const scored = `echo 500 >/proc/self/oom_score_adj; exec "$0" "$@"`
-
 func (h *Host) sshConfig() string { return filepath.Join(h.cfg.Dir, "sshd_config") }
 
 // writeSSH writes what sshd and its PAM service read, and returns sshd's configuration.
 func (h *Host) writeSSH(authority string, version float64) (string, error) {
-	for _, dir := range []string{h.cfg.Dir, filepath.Join(h.cfg.Dir, "principals"), filepath.Join(h.cfg.Dir, "join"), filepath.Join(h.cfg.Dir, "motd"), h.cfg.Empty, filepath.Join(h.cfg.Etc, "pam.d"), filepath.Join(h.cfg.Etc, "profile.d")} {
+	for _, dir := range []string{
+		h.cfg.Dir, filepath.Join(h.cfg.Dir, "principals"), filepath.Join(h.cfg.Dir, "join"), filepath.Join(h.cfg.Dir, "aid"), filepath.Join(h.cfg.Dir, "motd"),
+		h.cfg.Empty, filepath.Join(h.cfg.Etc, "pam.d"), filepath.Join(h.cfg.Etc, "profile.d"),
+	} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return "", err
 		}
@@ -127,9 +126,19 @@ const enterScript = `#!/bin/sh
 # A login enters its user's session, and greets those with a terminal. By dspool.
 [ "$PAM_TYPE" = open_session ] || exit 0
 exec 2>/dev/null
+to="%[1]s/join/$PAM_USER"
+{ IFS= read -r stat && IFS= read -r full && IFS= read -r said; } <"%[1]s/aid/$PAM_USER"
+used=0
+while read -r key bytes; do
+	case $key in rss | anon | shmem) used=$((used + bytes)) ;; esac
+done <"$stat"
+if [ "$used" -ge "$full" ]; then
+	to="%[1]s/aid/$PAM_USER"
+	echo "$said"
+fi
 while IFS= read -r file; do
-	echo "$PPID" >"$file" || exit 1
-done <"%[1]s/join/$PAM_USER" || exit 1
+	case $file in /*/cgroup.procs) echo "$PPID" >"$file" || exit 1 ;; esac
+done <"$to" || exit 1
 while IFS= read -r line; do
 	echo "$line"
 done <"%[1]s/motd/$PAM_USER"

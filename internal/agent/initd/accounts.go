@@ -20,7 +20,7 @@ import (
 // accounts adds users to the machine's passwd and group files when they first come.
 type accounts struct {
 	dir   string // /etc
-	shell string
+	shell string // of tasks and apps; that of logins starts it, too
 	mu    sync.Mutex
 	known map[string]int // by name; what this process has seen in the files
 }
@@ -53,13 +53,17 @@ func (a *accounts) ensure(who api.Account) error {
 		return err
 	}
 	defer unlock()
+	login := filepath.Join(a.dir, "dspool-shell")
+	if err := replaceFile(login, fmt.Appendf(nil, loginShell, a.shell), 0o755); err != nil {
+		return fmt.Errorf("add an account: %w", err)
+	}
 	// Both are looked at before either is written.
 	group, err := a.with("group", name, gid, fmt.Sprintf("%s:*:%d:", name, gid))
 	if err != nil {
 		return err
 	}
 	// "*" is no password and needs no shadow line.
-	passwd, err := a.with("passwd", name, uid, fmt.Sprintf("%s:*:%d:%d::%s:%s", name, uid, gid, home, a.shell))
+	passwd, err := a.with("passwd", name, uid, fmt.Sprintf("%s:*:%d:%d::%s:%s", name, uid, gid, home, login))
 	if err != nil {
 		return err
 	}

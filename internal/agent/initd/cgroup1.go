@@ -211,6 +211,8 @@ func killFrozen(dir string, list func() ([]int, error)) error {
 
 func (s *slot1) oomKills() (int64, error) { return s.oom.count("oom_kill") }
 
+func (s *slot1) statistics() string { return filepath.Join(s.h.memory, s.name, "memory.stat") }
+
 func (s *slot1) heavy() bool {
 	return heavyGroup(filepath.Join(s.h.memory, s.name), "memory.usage_in_bytes")
 }

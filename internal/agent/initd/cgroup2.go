@@ -168,6 +168,8 @@ func (s *slot2) oomKills() (int64, error) {
 	return s.events.count("oom_kill")
 }
 
+func (s *slot2) statistics() string { return filepath.Join(s.dir, "memory.stat") }
+
 func (s *slot2) heavy() bool {
 	return s.limited && heavyGroup(s.dir, "memory.current")
 }

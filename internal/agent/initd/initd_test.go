@@ -176,7 +176,7 @@ func TestSurroundings(t *testing.T) {
 	m.spawn(m.sh(2, "true"))
 	again, err := os.ReadFile(filepath.Join(m.dir, "etc/passwd"))
 	must(t, err)
-	if !strings.HasSuffix(string(passwd), ":/bin/sh\nalice:*:20001:20001::"+m.dir+":/bin/bash\n") || string(group) != "alice:*:20001:\n" || !bytes.Equal(again, passwd) {
+	if !strings.HasSuffix(string(passwd), ":/bin/sh\nalice:*:20001:20001::"+m.dir+":"+m.dir+"/etc/dspool-shell\n") || string(group) != "alice:*:20001:\n" || !bytes.Equal(again, passwd) {
 		t.Errorf("passwd:\n%s\ngroup:\n%s\npasswd later:\n%s", passwd, group, again)
 	}
 }

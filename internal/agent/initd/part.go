@@ -85,6 +85,7 @@ func (p *part1) oomKills() (int64, error)  { return p.of.oomKills() }
 func (p *part1) limit(limits) error        { return errors.ErrUnsupported }
 func (p *part1) part(string) (slot, error) { return nil, errors.ErrUnsupported }
 func (p *part1) join() []string            { return nil }
+func (p *part1) statistics() string        { return p.of.statistics() }
 func (p *part1) heavy() bool               { return false }
 
 func (p *part1) remove() error {

@@ -25,6 +25,7 @@ type SessionStatus struct {
 	Session
 	Closing  bool     `json:"closing,omitempty"`
 	Join     []string `json:"join"`                // files to which a login writes its process id
+	Aid      Aid      `json:"aid"`                 // where it goes instead when the session's memory is full
 	PIDs     []int    `json:"pids,omitempty"`      // of everything in it
 	OOMKills int64    `json:"oom_kills,omitempty"` // processes that the kernel killed for memory, ever
 }
@@ -44,7 +45,7 @@ type session struct {
 
 	tidied <-chan struct{} // closed when what the user left before is gone; nil if nothing was
 	making sync.Mutex      // held while it is made or brought up to date
-	slot   slot            // set once, under making
+	slot   *aidSlot        // set once, under making
 }
 
 func (s *Session) check() error {
@@ -82,7 +83,7 @@ func (m *machine) openSession(want Session) (SessionStatus, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	s.spec, s.opened = want, true
-	return SessionStatus{Session: want, Closing: s.closing, Join: s.slot.join()}, nil
+	return SessionStatus{Session: want, Closing: s.closing, Join: s.slot.join(), Aid: s.slot.status(s.spec.Request.Memory)}, nil
 }
 
 // sessionFor returns the row of a session, new or known.
@@ -119,7 +120,7 @@ func (m *machine) makeSession(s *session, want Session) error {
 		return err
 	}
 	if s.slot == nil {
-		slot, err := m.slots.h.newSlot(fmt.Sprintf("%suser-%d-%d", slotPrefix, want.UID, want.ID))
+		slot, err := newAidSlot(m.slots.h, fmt.Sprintf("%suser-%d-%d", slotPrefix, want.UID, want.ID))
 		if err != nil {
 			return fmt.Errorf("make cgroup: %w", err)
 		}
@@ -223,7 +224,7 @@ func (m *machine) listSessions() []SessionStatus {
 	list, slots := make([]SessionStatus, 0, len(m.sessions)), map[int64]slot{}
 	for id, s := range m.sessions {
 		if s.opened {
-			list = append(list, SessionStatus{Session: s.spec, Closing: s.closing, Join: s.slot.join()})
+			list = append(list, SessionStatus{Session: s.spec, Closing: s.closing, Join: s.slot.join(), Aid: s.slot.status(s.spec.Request.Memory)})
 			slots[id] = s.slot
 		}
 	}
