@@ -15,6 +15,7 @@ import (
 //	POST /gateway/v1/authenticate   Proof        → Identity; 401 for every wrong proof alike
 //	POST /gateway/v1/sessions       OpenSession  → stream of SessionStep, one JSON value a line; the last is ready or failed
 //	POST /gateway/v1/certificate    MachineLogin → MachineCertificate
+//	POST /gateway/v1/killed         Killed → KilledAnswer, as soon as the machine has said so, or after a moment
 //	POST /gateway/v1/connections    []ConnectionReport → 204; at least every 10 s, and at once when one ends
 //	POST /gateway/v1/web/login      WebLogin → Identity; 401 for every wrong cookie alike
 //	POST /gateway/v1/web/certificate WebCertificate → EnrolResponse; 403 for names that are not the door's or a user's
@@ -177,6 +178,7 @@ type MachineAccess struct {
 	HostKeys []string `json:"host_keys" doc:"In the form of authorized_keys; no other is accepted."`
 	Record   bool     `json:"record,omitempty"`
 	Rights   string   `json:"rights,omitempty" doc:"Names what the user may do; a connection that was prepared with others is not used."`
+	Full     bool     `json:"full,omitempty" doc:"The session's memory ran out lately: where a login goes depends on when it is made, so that none is prepared."`
 }
 
 // MachineLogin asks for a certificate with which the gateway logs into the machine of a session.
@@ -189,6 +191,16 @@ type MachineLogin struct {
 // MachineCertificate lives minutes and is good for one user on one machine.
 type MachineCertificate struct {
 	Certificate string `json:"certificate" doc:"In the form of authorized_keys."`
+}
+
+// Killed asks whether the kernel has just killed something of a session for memory.
+type Killed struct {
+	Session int64 `json:"session"`
+}
+
+// KilledAnswer says so.
+type KilledAnswer struct {
+	Reason dspool.Reason `json:"reason,omitzero" doc:"As the session's user reads it; none if it did not."`
 }
 
 // WebConnection is a browser that has a WebSocket to an app: as long as it has one, somebody is connected to

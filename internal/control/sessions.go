@@ -205,7 +205,7 @@ func (c *Control) sessionStep(ctx context.Context, id int64) (st api.SessionStep
 					WithHint("add the package openssh-server to the recipe of image %s", m.Image)
 				return nil
 			}
-			st.Ready = &api.MachineAccess{Machine: s.Machine, Address: m.Address + ":" + sshPort, HostKeys: []string{m.HostKey}, Record: pool.Policy.Record}
+			st.Ready = &api.MachineAccess{Machine: s.Machine, Address: m.Address + ":" + sshPort, HostKeys: []string{m.HostKey}, Record: pool.Policy.Record, Full: s.Activity.Is(dspool.WhyKilledSome)}
 			st.Ready.Rights, err = accessOf(tx, who)
 			if err != nil {
 				return err

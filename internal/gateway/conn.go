@@ -44,9 +44,13 @@ type conn struct {
 	inner   *inner
 	failed  *dspool.Error
 	machine string
+	address string // of its sshd
 	session atomic.Int64
 	record  bool
 	tooMany bool // connections that its user has; set by gateway.add
+
+	losing sync.Once
+	loss   dspool.Reason // why the machine's end is gone
 
 	mu       sync.Mutex
 	step     api.SessionStep
@@ -185,7 +189,7 @@ func (c *conn) reach() (in *inner, err error) {
 			return nil, err
 		}
 		c.session.Store(last.Session)
-		c.machine, c.record = last.Ready.Machine, last.Ready.Record
+		c.machine, c.address, c.record = last.Ready.Machine, last.Ready.Address, last.Ready.Record
 		c.progress(api.SessionStep{Session: last.Session, Reason: dspool.Why(dspool.WhyConnecting, dspool.ReasonParams{Machine: c.machine})})
 		in, err = c.g.spares.inner(c.ctx, c, *last.Ready)
 		if dspool.ErrorCode(err) != dspool.Unavailable || c.ctx.Err() != nil {

@@ -6,8 +6,6 @@ import (
 	"sync/atomic"
 
 	"golang.org/x/crypto/ssh"
-
-	"github.com/dspool/dspool"
 )
 
 const (
@@ -253,6 +251,6 @@ func (c *conn) fromMachine(in *inner) {
 	if c.ctx.Err() != nil {
 		return
 	}
-	c.because(dspool.Reason{Code: dspool.WhyWentAway})
+	c.because(c.lost())
 	c.leaveSoon()
 }

@@ -189,6 +189,10 @@ func newSpares(g *gateway) *spares { return &spares{g: g, ready: map[spareKey]*s
 
 // inner returns a connection to the machine, a prepared one if there is one, and prepares the next.
 func (s *spares) inner(ctx context.Context, c *conn, m api.MachineAccess) (*inner, error) {
+	if m.Full {
+		s.forget(c.login.identity.User)
+		return s.g.dialMachine(ctx, c.login.identity.User, c.id, c.session.Load(), m)
+	}
 	k := spareKey{c.login.identity.User, m.Machine, m.Address, strings.Join(m.HostKeys, "\n"), m.Rights, c.session.Load()}
 	if in := s.take(k); in != nil {
 		go s.prepare(k, c.id, m)

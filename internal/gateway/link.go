@@ -26,6 +26,8 @@ type server interface {
 	OpenSession(ctx context.Context, o api.OpenSession, step func(api.SessionStep)) (api.SessionStep, error)
 	Certificate(ctx context.Context, l api.MachineLogin) (api.MachineCertificate, error)
 	Report(ctx context.Context, list []api.ConnectionReport) error
+	// Killed says whether the kernel has just killed something of a session for memory.
+	Killed(ctx context.Context, k api.Killed) (api.KilledAnswer, error)
 
 	WebLogin(ctx context.Context, w api.WebLogin) (api.Identity, error)
 	WebCertificate(ctx context.Context, w api.WebCertificate) (api.EnrolResponse, error)
@@ -73,6 +75,11 @@ func (l *link) Certificate(ctx context.Context, m api.MachineLogin) (c api.Machi
 
 func (l *link) Report(ctx context.Context, list []api.ConnectionReport) error {
 	return l.post(ctx, "connections", list, nil)
+}
+
+func (l *link) Killed(ctx context.Context, k api.Killed) (a api.KilledAnswer, err error) {
+	err = l.post(ctx, "killed", k, &a)
+	return a, err
 }
 
 func (l *link) OpenSession(ctx context.Context, o api.OpenSession, step func(api.SessionStep)) (last api.SessionStep, err error) {

@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"fmt"
 	"io"
 	"strings"
 	"sync"
@@ -117,6 +116,11 @@ func (s *session) run(far ssh.Channel, farReqs <-chan *ssh.Request, answered []r
 	both.Go(func() {
 		for req := range farReqs {
 			if req.Type == "exit-status" || req.Type == "exit-signal" {
+				if wasKilled(req) {
+					if why := s.c.killed(); !why.IsZero() {
+						s.say(sentence(why))
+					}
+				}
 				s.exit()
 			}
 			if req.Type == endOfWrite && !isOpenSSH(s.c.outer.ClientVersion()) {
@@ -165,7 +169,7 @@ func (s *session) machineClosed(farGone <-chan struct{}) {
 	case <-s.c.ctx.Done():
 		return
 	case <-s.c.inner.done: // known a moment after its channels are closed
-		s.finish(fmt.Sprintf("machine %s went away; your files are safe, log in again for another machine", s.c.machine), failedStatus)
+		s.finish(s.c.lostText(), failedStatus)
 	case <-t.C:
 	}
 }

@@ -42,6 +42,7 @@ type stub struct {
 	viewers   []api.WebConnection
 	certified int
 	answer    func(*api.Identity) // spoils the answer of who somebody is
+	killed    dspool.Reason       // for memory, as the machine says
 }
 
 type stubUser struct {
@@ -70,6 +71,7 @@ func (s *stub) start() {
 	mux.HandleFunc("POST /gateway/v1/sessions", s.sessions)
 	mux.HandleFunc("POST /gateway/v1/certificate", s.certificate)
 	mux.HandleFunc("POST /gateway/v1/connections", s.connections)
+	mux.HandleFunc("POST /gateway/v1/killed", s.killedForMemory)
 	mux.HandleFunc("POST /gateway/v1/web/connections", s.webConnections)
 	mux.HandleFunc("POST /gateway/v1/web/login", s.webLogin)
 	os.Remove(s.socket)
@@ -224,6 +226,19 @@ func (s *stub) connections(w http.ResponseWriter, r *http.Request) {
 		}
 	})
 	w.WriteHeader(http.StatusNoContent)
+}
+
+// asked counts logins to machines.
+func (s *stub) asked() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.certified
+}
+
+func (s *stub) killedForMemory(w http.ResponseWriter, _ *http.Request) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	json.NewEncoder(w).Encode(api.KilledAnswer{Reason: s.killed})
 }
 
 func (s *stub) webConnections(w http.ResponseWriter, r *http.Request) {

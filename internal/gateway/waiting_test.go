@@ -350,6 +350,57 @@ func TestMachineDiesUnderASession(t *testing.T) {
 	}
 }
 
+func TestKillsAreNoLossOfTheMachine(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	ends := func(command string, code int) string {
+		t.Helper()
+		term := w.terminal(w.login("alice"))
+		err := term.Run(command)
+		exit, is := err.(*ssh.ExitError)
+		if !is || exit.ExitStatus() != code {
+			t.Errorf("%s ended with %v, want %d: %q", command, err, code, term.out)
+		}
+		return term.out.String()
+	}
+	if out := ends("exec sh -c 'kill -9 $$'", 137); strings.Contains(out, "dspool") {
+		t.Errorf("a kill that was not for memory: %q", out)
+	}
+	w.server.change(func() {
+		w.server.killed = dspool.Why(dspool.WhyKilledMemory, dspool.ReasonParams{Bytes: 256 << 20})
+	})
+	for _, command := range []string{"exec sh -c 'kill -9 $$'", "exit 137"} {
+		if out := ends(command, 137); !strings.Contains(out, "*** dspool: killed: out of memory (limit 256 MiB)\r\n") {
+			t.Errorf("after %s it says %q", command, out)
+		}
+	}
+	if out := ends("exit 3", 3); strings.Contains(out, "dspool") {
+		t.Errorf("an end of its own: %q", out)
+	}
+	if out := ends("kill -9 $PPID; sleep 100", 254); !strings.Contains(out, "this login was ended on its machine: killed: out of memory (limit 256 MiB); log in again") || strings.Contains(out, "went away") {
+		t.Errorf("when only the login's process dies it says %q", out)
+	}
+}
+
+func TestNoLoginIsPreparedWhereMemoryRanOut(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.want(w.ssh("alice", "--", "true"), nil)
+	w.eventually("the next login is prepared", func() bool { return w.machine.logins() == 1 })
+	full := func(o api.OpenSession, step func(api.SessionStep)) api.SessionStep {
+		last := on(w.machine)(o, step)
+		last.Ready.Full = true
+		return last
+	}
+	w.server.change(func() { w.server.place = full })
+	before := w.server.asked()
+	w.want(w.ssh("alice", "--", "true"), nil)
+	w.eventually("what was prepared is dropped", func() bool { return w.machine.logins() == 0 })
+	if n := w.server.asked() - before; n != 1 {
+		t.Errorf("%d logins were made on the machine for one", n)
+	}
+}
+
 func TestMachineGoneBeforeTheLoginGetsThere(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

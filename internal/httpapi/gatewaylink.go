@@ -47,6 +47,13 @@ func GatewayHandler(c *control.Control) http.Handler {
 			reply(w, res, err)
 		}
 	})
+	mux.HandleFunc("POST /gateway/v1/killed", func(w http.ResponseWriter, r *http.Request) {
+		var req api.Killed
+		if readJSON(w, r, 64<<10, &req) {
+			res, err := c.KilledForMemory(r.Context(), req.Session)
+			reply(w, res, err)
+		}
+	})
 	mux.HandleFunc("POST /gateway/v1/connections", func(w http.ResponseWriter, r *http.Request) {
 		var req []api.ConnectionReport
 		if !readJSON(w, r, 16<<20, &req) {
