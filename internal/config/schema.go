@@ -237,7 +237,7 @@ func (r *reader) poolFields(p *dspool.Pool, name string) []field {
 			read: scalar(r, &p.Policy.IdleAfter, where("idle_after"), parseDuration(0, 30*24*time.Hour))},
 		{key: "start_timeout", form: "duration", unless: DefaultStartTimeout.String(), doc: "How long a created machine may take to join before it counts as failed.",
 			read: scalar(r, &p.Policy.StartTimeout, where("start_timeout"), parseDuration(time.Second, time.Hour))},
-		{key: "sessions_per_machine", form: "whole number", unless: fmt.Sprint(DefaultSessionsPerMachine), doc: "People on one machine; each holds that part of it.",
+		{key: "sessions_per_machine", form: "whole number", unless: fmt.Sprint(DefaultSessionsPerMachine), doc: "People on one machine; each holds that part of it. They reach each other's ports there, on 127.0.0.1 too: a firewall cannot tell whose a listener is. 1 gives each a machine.",
 			read: scalar(r, &p.Policy.SessionsPerMachine, where("sessions_per_machine"), parseInt(1, 100))},
 		{key: "session_idle", form: "duration", unless: DefaultSessionIdle.String(), doc: "How long a session stays with nobody connected and nothing alive in it.",
 			read: scalar(r, &p.Policy.SessionIdle, where("session_idle"), parseDuration(time.Second, 30*24*time.Hour))},
