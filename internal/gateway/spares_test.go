@@ -32,7 +32,9 @@ func TestNothingPreparedSurvivesAChangeOfRights(t *testing.T) {
 	certified("a login of its own, and what it prepared", 4)
 	w.eventually("both are prepared", func() bool { return w.machine.logins() == 2 })
 
-	w.server.direct(func(d *api.GatewayDirectives) { d.Rights = []api.Rights{{Session: 1, Rights: "new"}, {Session: 2, Rights: "old"}} })
+	w.server.direct(func(d *api.GatewayDirectives) {
+		d.Rights = []api.Rights{{Session: 1, Rights: "new"}, {Session: 2, Rights: "old"}}
+	})
 	w.eventually("what has the old rights is dropped", func() bool { return w.machine.logins() == 1 })
 	w.want(w.ssh("alice", "--", "true"), nil)
 	certified("the prepared one is used", 5)

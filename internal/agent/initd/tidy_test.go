@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/dspool/dspool"
+	"github.com/dspool/dspool/api"
 	"github.com/dspool/dspool/internal/agent/initd"
 )
 
@@ -56,7 +57,7 @@ func TestWhatAUserLeavesGoesWithTheLastOfTheUser(t *testing.T) {
 		a := m.spec(id, "/bin/sh", "-c", leaves, "sh", scratch)
 		if id == 2 { // another of hers runs on
 			must(t, m.Close(t.Context(), initd.Closing{ID: 9}))
-			if _, err := m.Open(t.Context(), initd.Session{ID: 9, User: "alice", UID: userID, GID: userID, Home: m.dir, Request: dspool.Resources{CPUs: 1, Memory: 64 << 20}}); err != nil {
+			if _, err := m.Open(t.Context(), initd.Session{ID: 9, Account: api.Account{User: "alice", UID: userID, GID: userID, Home: m.dir}, Request: dspool.Resources{CPUs: 1, Memory: 64 << 20}}); err != nil {
 				t.Fatal(err)
 			}
 		}
