@@ -32,6 +32,7 @@ const (
 	WhyRemovingFailed  ReasonCode = "removing_failed"
 	WhyGoes            ReasonCode = "goes"
 	WhyMachineGone     ReasonCode = "machine_gone"
+	WhyUninstalled     ReasonCode = "uninstalled"
 	WhyUnknownToServer ReasonCode = "unknown_to_server"
 
 	// Why machines are unhealthy.
@@ -267,6 +268,7 @@ var sentences = map[ReasonCode]sentence{
 	WhyRemovingFailed:  {"removing it failed {count?once|# times}[: {detail}]", doServerLog + " It is tried again."},
 	WhyGoes:            {"its machine goes", ""},
 	WhyMachineGone:     {"its machine {machine} is gone[: {because:; }]", "Submit it again, or log in again for another machine."},
+	WhyUninstalled:     {"`dspool uninstall` removed it", ""},
 	WhyUnknownToServer: {"the server does not know it any more", ""},
 
 	WhyAgentSilent: {"its agent has not been heard for {within}", "It takes nothing new until it is heard. If it stays silent: `dspool machine remove`."},

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 
 	"github.com/dspool/dspool"
+	"github.com/dspool/dspool/internal/control"
 	"github.com/dspool/dspool/internal/server"
 	"github.com/dspool/dspool/internal/store"
 	"github.com/spf13/cobra"
@@ -20,7 +21,8 @@ func uninstallCommand() *cobra.Command {
 		Short: "Remove all machines and networks of a stopped server from this host",
 		Long: "Remove from this host everything that a stopped server has made on it: machines, with whatever\n" +
 			"still runs on them, their disks, network, control groups and mounts. The state directory, with\n" +
-			"the shares' files, users and bills, stays; the next server goes on from it. Root only.",
+			"the shares' files, users and bills, stays, and says that they ended now; the next server goes on\n" +
+			"from it. Root only.",
 		Example: "  dspool uninstall\n  dspool uninstall --state-dir /srv/dspool && rm -r /srv/dspool",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -55,16 +57,22 @@ func uninstall(ctx context.Context, dir, runcPath string) error {
 	if err != nil {
 		return err
 	}
-	installation := st.Installation()
-	if err := st.Close(); err != nil {
-		return err
-	}
-	h, err := openHost(ctx, dir, installation, runcPath, nil)
+	defer st.Close()
+	h, err := openHost(ctx, dir, st.Installation(), runcPath, nil)
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(h.machines.Remove(ctx), h.machines.Close()); err != nil {
+	there := map[string]bool{}
+	list, err := h.machines.List(ctx)
+	for _, m := range list {
+		there[m.Name] = m.Running
+	}
+	if err := errors.Join(err, h.machines.Remove(ctx), h.machines.Close()); err != nil {
 		return fmt.Errorf("remove machines: %w", err)
+	}
+	// Bills, jobs and sessions end with what they were on, not when a next server misses it.
+	if err := control.Uninstalled(ctx, st, func(machine string) bool { return there[machine] }); err != nil {
+		return fmt.Errorf("write down what ended: %w", err)
 	}
 	return nil
 }

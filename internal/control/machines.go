@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/dspool/dspool"
 	"github.com/dspool/dspool/api"
@@ -158,8 +159,9 @@ const (
 	opBuildImage    = "image.build"
 )
 
-// MachineEnded records that nothing is left of a machine: its claims end, what ran on it is lost.
-func (c *Control) MachineEnded(ctx context.Context, name string) error {
+// MachineEnded records that nothing is left of a machine: its claims end, what ran on it is lost. It and all
+// that was on it ended when it was last seen to be there, by this process's clock; zero is now.
+func (c *Control) MachineEnded(ctx context.Context, name string, seen time.Time) error {
 	former := false
 	err := c.write(ctx, func(w *work) error {
 		m, err := w.Machine(name)
@@ -171,29 +173,11 @@ func (c *Control) MachineEnded(ctx context.Context, name string) error {
 			return err
 		}
 		former = m.ImageKey != image.Key
-		why := dspool.Why(dspool.WhyMachineGone, dspool.ReasonParams{Machine: name}).With(m.Failure.Or(m.Reason))
-		if err := w.loseAttempts(name, why); err != nil {
-			return err
+		at := w.Now()
+		if !seen.IsZero() {
+			at = at.Add(-time.Since(seen))
 		}
-		if err := w.closeSessionsOf(name, why); err != nil {
-			return err
-		}
-		now := w.Now()
-		m.State, m.Ended, m.TokenHash = dspool.Gone, &now, ""
-		if !m.Failure.IsZero() {
-			m.State = dspool.Failed
-		}
-		if err := w.UpdateMachine(m); err != nil {
-			return err
-		}
-		w.wake(topicPlan, TopicMachine(name))
-		if err := w.endOperations(opRemoveMachine, name, nil); err != nil {
-			return err
-		}
-		return w.event(dspool.Event{
-			Actor: "server", Kind: "machine." + string(m.State), Pool: m.Pool, Machine: name,
-			Message: fmt.Sprintf("%s is gone", name), Reason: m.Failure.Or(m.Reason),
-		})
+		return w.endMachine(m, at)
 	})
 	if err == nil {
 		c.lanes.forget(name)
@@ -203,6 +187,76 @@ func (c *Control) MachineEnded(ctx context.Context, name string) error {
 	}
 	return err
 }
+
+// endMachine ends a machine and all that was on it since a time.
+func (w *work) endMachine(m store.MachineRow, at time.Time) error {
+	why := dspool.Why(dspool.WhyMachineGone, dspool.ReasonParams{Machine: m.Name}).With(m.Failure.Or(m.Reason))
+	if err := w.loseAttempts(m.Name, why, at); err != nil {
+		return err
+	}
+	if err := w.closeSessionsOf(m.Name, why, at); err != nil {
+		return err
+	}
+	// What it held may have ended a moment after it was last seen.
+	held, err := w.Machine(m.Name)
+	if err != nil {
+		return err
+	}
+	if held.IdleSince != nil {
+		at = latest(at, *held.IdleSince)
+	}
+	at = clamp(at, m.Created, w.Now())
+	m.State, m.Ended, m.TokenHash = dspool.Gone, &at, ""
+	if !m.Failure.IsZero() {
+		m.State = dspool.Failed
+	}
+	if err := w.UpdateMachine(m); err != nil {
+		return err
+	}
+	w.wake(topicPlan, TopicMachine(m.Name))
+	if err := w.endOperations(opRemoveMachine, m.Name, nil); err != nil {
+		return err
+	}
+	return w.event(dspool.Event{
+		Actor: "server", Kind: "machine." + string(m.State), Pool: m.Pool, Machine: m.Name,
+		Message: fmt.Sprintf("%s is gone", m.Name), Reason: m.Failure.Or(m.Reason),
+	})
+}
+
+func latest(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+// Uninstalled records that nothing is left on the host of what a server made there. Of each machine that
+// was there when its removal began the end is now, of others when they were last seen.
+func Uninstalled(ctx context.Context, st *store.Store, there func(machine string) bool) error {
+	return st.Write(ctx, func(tx *store.Tx) error {
+		w := &work{Tx: tx, wakes: map[string]bool{}}
+		live, err := w.LiveMachines()
+		if err != nil {
+			return err
+		}
+		for _, m := range live {
+			if m.State != dspool.Destroying {
+				m.Reason = dspool.Reason{Code: dspool.WhyUninstalled}
+			}
+			at := w.Now()
+			if !there(m.Name) {
+				at = LastSight(m)
+			}
+			if err := w.endMachine(m, at); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// LastSight is when the state last knew of a machine that it was there.
+func LastSight(m store.MachineRow) time.Time { return latest(m.Created, latest(m.Seen, m.Sighted)) }
 
 // MachineLost records a machine's fault and begins its end.
 func (c *Control) MachineLost(ctx context.Context, name string, failure dspool.Reason) error {

@@ -237,7 +237,7 @@ func (w *work) sessionsReported(machine string, reports []api.SessionReport) err
 			if why.IsZero() && s.State != dspool.SessionClosing {
 				why = dspool.Reason{Code: dspool.WhyEndedByMachine}
 			}
-			if err := w.endSession(&s, why); err != nil {
+			if err := w.endSession(&s, why, w.Now()); err != nil {
 				return err
 			}
 		case r.State == dspool.SessionOpen:
@@ -280,15 +280,15 @@ func (w *work) sessionOpen(s store.SessionRow, r api.SessionReport) (store.Sessi
 	return s, w.startApps(s)
 }
 
-// closeSessionsOf ends the sessions of a machine that is no more.
-func (w *work) closeSessionsOf(machine string, why dspool.Reason) error {
+// closeSessionsOf ends the sessions of a machine that is no more since a time.
+func (w *work) closeSessionsOf(machine string, why dspool.Reason, at time.Time) error {
 	rows, err := w.OpenSessions()
 	if err != nil {
 		return err
 	}
 	for _, s := range rows {
 		if s.Machine == machine {
-			if err := w.endSession(&s, why); err != nil {
+			if err := w.endSession(&s, why, at); err != nil {
 				return err
 			}
 		}

@@ -389,7 +389,7 @@ func (w *work) closeSession(s *store.SessionRow, why dspool.Reason) error {
 	case dspool.SessionClosing:
 		return nil
 	case dspool.SessionWaiting:
-		return w.endSession(s, why)
+		return w.endSession(s, why, w.Now())
 	}
 	s.State, s.Reason, s.Close = dspool.SessionClosing, why, why
 	if err := w.UpdateSession(*s); err != nil {
@@ -402,10 +402,16 @@ func (w *work) closeSession(s *store.SessionRow, why dspool.Reason) error {
 	return w.TouchRevision(s.ID)
 }
 
-// endSession records that nothing is left of a session.
-func (w *work) endSession(s *store.SessionRow, why dspool.Reason) error {
-	now := w.Now()
-	s.State, s.Reason, s.Ended, s.Position = dspool.SessionClosed, why.Or(s.Reason), &now, 0
+// endSession records that nothing is left of a session since a time.
+func (w *work) endSession(s *store.SessionRow, why dspool.Reason, at time.Time) error {
+	from := s.Created
+	for _, t := range []*time.Time{s.Placed, s.Opened} {
+		if t != nil {
+			from = latest(from, *t)
+		}
+	}
+	at = clamp(at, from, w.Now())
+	s.State, s.Reason, s.Ended, s.Position = dspool.SessionClosed, why.Or(s.Reason), &at, 0
 	if err := w.UpdateSession(*s); err != nil {
 		return err
 	}

@@ -337,8 +337,8 @@ func (w *work) cancelJob(job *store.JobRow, why dspool.Reason) error {
 	return l.flush()
 }
 
-// loseAttempts ends everything still open on a machine that is no more.
-func (w *work) loseAttempts(machine string, why dspool.Reason) error {
+// loseAttempts ends everything still open on a machine that is no more since a time.
+func (w *work) loseAttempts(machine string, why dspool.Reason, at time.Time) error {
 	open, err := w.OpenAttempts(machine)
 	if err != nil || len(open) == 0 {
 		return err
@@ -352,7 +352,7 @@ func (w *work) loseAttempts(machine string, why dspool.Reason) error {
 		if len(a.Claims) > 0 && a.Claims[0].Desired == store.Cancel {
 			state = dspool.TaskCancelled
 		}
-		l.move(a, outcome{State: state, Reason: why})
+		l.move(a, outcome{State: state, Reason: why, Ended: &at})
 		err := l.event(dspool.Event{
 			Actor: "server", Kind: "task." + string(state), Machine: machine, Job: a.Job, User: a.User,
 			Message: fmt.Sprintf("task %d of job %d %s", a.Index, a.Job, state), Reason: why,

@@ -144,7 +144,7 @@ func (l *Loop) destroy(ctx context.Context, m store.MachineRow) {
 		}
 		return
 	}
-	if err := l.Control.MachineEnded(context.WithoutCancel(ctx), m.Name); err != nil {
+	if err := l.Control.MachineEnded(context.WithoutCancel(ctx), m.Name, l.sights.end(m.Name)); err != nil {
 		l.Log.Error("record end of machine", "machine", m.Name, "err", err)
 	}
 }

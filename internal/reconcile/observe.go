@@ -12,6 +12,7 @@ import (
 // listed is the provider's whole list, with the machines that were known before it was made.
 type listed struct {
 	before map[string]store.MachineRow
+	at     time.Time // when it was asked for
 	list   []provider.Observed
 	err    error
 }
@@ -25,7 +26,8 @@ func (l *Loop) ask(ctx context.Context) {
 	l.listing = true
 	l.actions.Go(func() {
 		var got listed
-		if got.before, got.err = l.live(ctx); got.err == nil {
+		if got.before, _, got.err = l.live(ctx); got.err == nil {
+			got.at = time.Now()
 			ctx, cancel := context.WithTimeout(ctx, l.ListWithin)
 			defer cancel()
 			got.list, got.err = l.Provider.List(ctx)
@@ -47,7 +49,7 @@ func (l *Loop) observe(ctx context.Context, got listed) {
 	}
 	// A machine may be recorded while the list is made. Only one that was known before the
 	// list and is not in it has vanished; only one unknown after it is to be swept.
-	after, err := l.live(ctx)
+	after, now, err := l.live(ctx)
 	if err != nil {
 		if ctx.Err() == nil {
 			l.Log.Error("read machines", "err", err)
@@ -61,12 +63,18 @@ func (l *Loop) observe(ctx context.Context, got listed) {
 			l.act(o.Name, destroying, func() { l.sweep(ctx, o.Name) })
 		}
 	}
-	for name, m := range got.before {
-		if now := after[name]; stands(m.State) && stands(now.State) {
-			o, there := seen[name]
-			l.compare(ctx, now, o, there)
+	for name, was := range got.before {
+		m, live := after[name]
+		o, there := seen[name]
+		if live && was.State != dspool.Creating {
+			l.sights.look(m, there && o.Running, got.at, now)
+		}
+		if stands(was.State) && stands(m.State) {
+			l.compare(ctx, m, o, there)
 		}
 	}
+	l.sights.forget(after)
+	l.noteSights(ctx, noteSightsEvery)
 	l.observed = true
 }
 
@@ -102,7 +110,7 @@ func (l *Loop) silence(m store.MachineRow) time.Duration {
 }
 
 func (l *Loop) sweep(ctx context.Context, name string) {
-	rows, err := l.live(ctx)
+	rows, _, err := l.live(ctx)
 	if _, known := rows[name]; known || err != nil {
 		return
 	}
@@ -129,13 +137,16 @@ func (l *Loop) noteFault(ctx context.Context, err error) {
 	}
 }
 
-func (l *Loop) live(ctx context.Context) (map[string]store.MachineRow, error) {
-	out := map[string]store.MachineRow{}
-	return out, l.Store.Read(ctx, func(tx *store.Tx) error {
+// live returns the machines of which something may be left, and when that was.
+func (l *Loop) live(ctx context.Context) (out map[string]store.MachineRow, now moment, err error) {
+	out = map[string]store.MachineRow{}
+	err = l.Store.Read(ctx, func(tx *store.Tx) error {
+		now = moment{stores: tx.Now(), ours: time.Now()}
 		rows, err := tx.LiveMachines()
 		for _, r := range rows {
 			out[r.Name] = r
 		}
 		return err
 	})
+	return out, now, err
 }

@@ -46,6 +46,7 @@ type Loop struct {
 	listing  bool            // the provider is being asked
 	again    bool            // ask once more as soon as it has answered
 	observed bool            // the provider's list has been held against the store once
+	sights   sights
 }
 
 // action is what the provider does for a machine. Each kind has its own limit, so that slow
@@ -87,13 +88,14 @@ func New(o Options) *Loop {
 	}
 	return &Loop{
 		Options: o, acting: map[string]action{}, pools: map[string]*flaws{},
-		served: map[int64]int64{}, kick: make(chan struct{}, 1), lists: make(chan listed, 1),
+		served: map[int64]int64{}, kick: make(chan struct{}, 1), lists: make(chan listed, 1), sights: newSights(),
 	}
 }
 
 // Run decides and acts until ctx ends, then waits for the provider calls under way.
 func (l *Loop) Run(ctx context.Context) error {
 	defer l.actions.Wait()
+	defer l.noteSights(context.WithoutCancel(ctx), 0)
 	l.begun = time.Now()
 	observe, alarm, tidy := time.NewTimer(0), time.NewTimer(time.Hour), time.NewTimer(tidyEvery) // not at first: a clock may be wrong when the host starts
 	defer observe.Stop()

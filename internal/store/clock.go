@@ -100,7 +100,7 @@ func (tx *Tx) follow() error {
 // lasting are the rows that are not over, with the times of theirs that are compared with now. Promises by
 // the clock are not among them: when a token or a certificate expires.
 var lasting = []string{
-	`machines SET created = created + ?1, ready_at = ready_at + ?1, claim_ended = claim_ended + ?1, seen = seen + ?1,
+	`machines SET created = created + ?1, ready_at = ready_at + ?1, claim_ended = claim_ended + ?1, seen = seen + ?1, sighted = sighted + ?1,
 		retry_at = retry_at + ?1, drain_by = drain_by + ?1 WHERE ` + machineLive,
 	`jobs SET created = created + ?1, started = started + ?1, task_ended = task_ended + ?1 WHERE ` + jobOpen,
 	`attempts SET assigned = assigned + ?1, started = started + ?1 WHERE ended IS NULL`,

@@ -26,7 +26,7 @@ func scanMachine(r row, m *MachineRow) error {
 	err := r.Scan(&m.Name, &m.Pool, &m.Size, &cpus, &m.Memory, &m.GPUs, &m.Disk, &m.Price, timeIn{&m.Created}, &m.ImageKey,
 		&m.Image, &m.State, reasonIn{&m.Reason}, reasonIn{&m.Failure}, &m.Cordoned, maybeIn{&m.DrainBy}, &m.Health, reasonIn{&m.HealthReason}, &m.Address,
 		maybeIn{&m.ReadyAt}, maybeIn{&m.Ended}, &m.TokenHash, &m.AgentKey, timeIn{&m.Seen}, reasonIn{&m.Remove}, &m.Tries,
-		timeIn{&m.RetryAt}, &m.AgentReady, &m.HostKey, maybeIn{&m.IdleSince})
+		timeIn{&m.RetryAt}, &m.AgentReady, &m.HostKey, maybeIn{&m.IdleSince}, timeIn{&m.Sighted})
 	m.CPUs = fromMilli(cpus)
 	return err
 }
@@ -42,7 +42,7 @@ func (tx *Tx) NextMachineName(pool string) (string, error) {
 }
 
 // InsertMachine adds a machine, created now unless it says otherwise; Conflict if its name was
-// used before. Used, Claims and IdleSince are the store's to know and not read from m.
+// used before. Used, Claims, IdleSince and Sighted are the store's to know and not read from m.
 func (tx *Tx) InsertMachine(m MachineRow) error {
 	if m.Created.IsZero() {
 		m.Created = tx.now
@@ -67,6 +67,16 @@ func (tx *Tx) UpdateMachine(m MachineRow) error {
 		return notFound("machine", m.Name)
 	}
 	return wrap(err, "update machine %s", m.Name)
+}
+
+// Sight notes when machines were last seen to be there; names of others are passed over.
+func (tx *Tx) Sight(names []string, at time.Time) error {
+	for _, name := range names {
+		if _, err := tx.exec(`UPDATE machines SET sighted = ? WHERE name = ? AND `+machineLive, stored(at), name); err != nil {
+			return wrap(err, "note sight of machine %s", name)
+		}
+	}
+	return nil
 }
 
 // Machine returns the machine called name, also one that has ended; NotFound if there never was one.
@@ -105,7 +115,7 @@ func (tx *Tx) Machines(pool string, all bool, most int) ([]MachineRow, error) {
 // machines returns the machines of a condition with what their open claims and sessions say of
 // them; claims narrows those.
 func (tx *Tx) machines(where string, args []any, order, claims string, claimArgs ...any) ([]MachineRow, error) {
-	ms, err := list(tx, scanMachine, `SELECT `+machineFixed+`, `+machineChanges+`, claim_ended FROM machines WHERE `+where+` `+order, args...)
+	ms, err := list(tx, scanMachine, `SELECT `+machineFixed+`, `+machineChanges+`, claim_ended, sighted FROM machines WHERE `+where+` `+order, args...)
 	if err != nil || len(ms) == 0 {
 		return ms, err
 	}

@@ -19,6 +19,7 @@ type MachineRow struct {
 	RetryAt    time.Time     // not before then
 	AgentReady bool          // the agent has joined, perhaps before Create returned
 	HostKey    string        // public host key of its sshd, in the form of authorized_keys
+	Sighted    time.Time     // when it was last seen to be there; see Tx.Sight
 }
 
 // JobRow is a job with what the server alone knows of it.

@@ -73,6 +73,15 @@ var machines = []check{
 		})
 		missing(t, s, func(tx *store.Tx) error { _, err := tx.Machine("no"); return err })
 	}},
+	{"a machine that has not ended keeps when it was last seen", func(t *testing.T, s *store.Store) {
+		there, gone := addMachine(t, s, "batch"), addMachine(t, s, "batch")
+		gone.State, gone.Ended = dspool.Gone, ptr(at(2))
+		write(t, s, func(tx *store.Tx) error { return tx.UpdateMachine(gone) })
+		write(t, s, func(tx *store.Tx) error { return tx.Sight([]string{there.Name, gone.Name, "no"}, at(3)) })
+		write(t, s, func(tx *store.Tx) error { return tx.UpdateMachine(there) })
+		same(t, machine(t, s, there.Name).Sighted, at(3))
+		same(t, machine(t, s, gone.Name).Sighted.IsZero(), true)
+	}},
 	{"lists hold the machines they should, in order", func(t *testing.T, s *store.Store) {
 		for range 11 {
 			addMachine(t, s, "a")

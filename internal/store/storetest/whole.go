@@ -19,7 +19,7 @@ var whole = []check{
 		var m store.MachineRow
 		n := 1
 		fill(reflect.ValueOf(&m).Elem(), &n)
-		m.Used, m.Claims, m.IdleSince = dspool.Resources{}, 0, nil // the store's own to say
+		m.Used, m.Claims, m.IdleSince, m.Sighted = dspool.Resources{}, 0, nil, time.Time{} // the store's own to say
 		write(t, s, func(tx *store.Tx) error { return tx.InsertMachine(m) })
 		got := machine(t, s, m.Name)
 		got.IdleSince = nil
