@@ -78,8 +78,8 @@ func serve(ctx context.Context, o server.Options, runcPath string) error {
 		return err
 	}
 	var h host
-	o.Provider = func(ctx context.Context, installation string, cfg *config.Config) (provider.Provider, error) {
-		h, err = openHost(ctx, o.StateDir, installation, runcPath, cfg)
+	o.Provider = func(ctx context.Context, installation string, own config.Server) (provider.Provider, error) {
+		h, err = openHost(ctx, o.StateDir, installation, runcPath, own.Subnet)
 		return h.machines, err
 	}
 	defer func() { h.Close() }()
@@ -122,11 +122,7 @@ type host struct {
 	machines *runc.Provider
 }
 
-func openHost(ctx context.Context, stateDir, installation, runcPath string, cfg *config.Config) (h host, err error) {
-	subnet := netip.Prefix{}
-	if cfg != nil {
-		subnet = cfg.Server.Subnet
-	}
+func openHost(ctx context.Context, stateDir, installation, runcPath string, subnet netip.Prefix) (h host, err error) {
 	h.network, err = hostnet.Open(ctx, hostnet.Options{
 		Installation: installation, StateDir: filepath.Join(stateDir, "network"), Subnet: subnet, AgentPort: agentPort, DoorPort: doorPort,
 	})

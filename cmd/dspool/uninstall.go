@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 
@@ -58,7 +59,7 @@ func uninstall(ctx context.Context, dir, runcPath string) error {
 		return err
 	}
 	defer st.Close()
-	h, err := openHost(ctx, dir, st.Installation(), runcPath, nil)
+	h, err := openHost(ctx, dir, st.Installation(), runcPath, netip.Prefix{})
 	if err != nil {
 		return err
 	}

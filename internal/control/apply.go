@@ -167,6 +167,7 @@ func (w *work) conflicts(cfg *config.Config, changes []api.Change) (problems []c
 	if err != nil {
 		return nil, err
 	}
+	machines = slices.DeleteFunc(machines, isDead)
 	jobs, err := w.OpenJobs()
 	if err != nil {
 		return nil, err
@@ -284,6 +285,9 @@ func (w *work) apply(who auth.Subject, current, cfg *config.Config, changes []ap
 		return err
 	}
 	if err := w.setSSH(cfg.SSH); err != nil {
+		return err
+	}
+	if err := w.setServer(cfg.Server); err != nil {
 		return err
 	}
 	if err := w.setWeb(cfg.Web, cfg.Login); err != nil {

@@ -25,15 +25,18 @@ func (l *Loop) ask(ctx context.Context) {
 	}
 	l.listing = true
 	l.actions.Go(func() {
-		var got listed
-		if got.before, _, got.err = l.live(ctx); got.err == nil {
-			got.at = time.Now()
-			ctx, cancel := context.WithTimeout(ctx, l.ListWithin)
-			defer cancel()
-			got.list, got.err = l.Provider.List(ctx)
-		}
-		l.lists <- got // there is room: one is asked for at a time
+		l.lists <- l.list(ctx) // there is room: one is asked for at a time
 	})
+}
+
+func (l *Loop) list(ctx context.Context) (got listed) {
+	if got.before, _, got.err = l.live(ctx); got.err == nil {
+		got.at = time.Now()
+		ctx, cancel := context.WithTimeout(ctx, l.ListWithin)
+		defer cancel()
+		got.list, got.err = l.Provider.List(ctx)
+	}
+	return got
 }
 
 // observe holds the provider's whole list against the store: a machine that should be there
@@ -56,12 +59,22 @@ func (l *Loop) observe(ctx context.Context, got listed) {
 		}
 		return
 	}
-	seen := map[string]provider.Observed{}
 	for _, o := range got.list {
-		seen[o.Name] = o
 		if _, known := after[o.Name]; !known {
 			l.act(o.Name, destroying, func() { l.sweep(ctx, o.Name) })
 		}
+	}
+	l.match(ctx, got, after, now)
+	l.sights.forget(after)
+	l.noteSights(ctx, noteSightsEvery)
+	l.observed = true
+}
+
+// match holds the list against the machines that were known before it and still are.
+func (l *Loop) match(ctx context.Context, got listed, after map[string]store.MachineRow, now moment) {
+	seen := map[string]provider.Observed{}
+	for _, o := range got.list {
+		seen[o.Name] = o
 	}
 	for name, was := range got.before {
 		m, live := after[name]
@@ -73,10 +86,25 @@ func (l *Loop) observe(ctx context.Context, got listed) {
 			l.compare(ctx, m, o, there)
 		}
 	}
-	l.sights.forget(after)
-	l.noteSights(ctx, noteSightsEvery)
-	l.observed = true
 }
+
+// Survey finds out, before the loop runs, which machines have died while no server did.
+func (l *Loop) Survey(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, surveyWithin)
+	defer cancel()
+	got := l.list(ctx)
+	if got.err != nil {
+		return got.err
+	}
+	after, now, err := l.live(ctx)
+	if err == nil {
+		l.match(ctx, got, after, now)
+	}
+	return err
+}
+
+// surveyWithin is how long a start waits for the provider; the loop is more patient.
+const surveyWithin = 5 * time.Second
 
 // stands says whether a machine of that state should be there.
 func stands(s dspool.MachineState) bool { return s == dspool.Starting || s == dspool.Ready }

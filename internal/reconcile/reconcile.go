@@ -88,7 +88,7 @@ func New(o Options) *Loop {
 	}
 	return &Loop{
 		Options: o, acting: map[string]action{}, pools: map[string]*flaws{},
-		served: map[int64]int64{}, kick: make(chan struct{}, 1), lists: make(chan listed, 1), sights: newSights(),
+		begun: time.Now(), served: map[int64]int64{}, kick: make(chan struct{}, 1), lists: make(chan listed, 1), sights: newSights(),
 	}
 }
 

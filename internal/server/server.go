@@ -41,7 +41,7 @@ type Options struct {
 	Log      *slog.Logger
 
 	// Provider makes the provider once the installation is known.
-	Provider func(ctx context.Context, installation string, cfg *config.Config) (provider.Provider, error)
+	Provider func(ctx context.Context, installation string, own config.Server) (provider.Provider, error)
 	// Images makes the image store; nil takes the one of ImageCache.
 	Images     func(installation string) (control.Images, func(key string) string, error)
 	ImageCache string
@@ -107,14 +107,25 @@ func Start(ctx context.Context, o Options) (_ *Server, err error) {
 	if err != nil {
 		return nil, err
 	}
-	prov, err := o.Provider(ctx, installation, cfg)
+	own, err := s.ownConfig(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	prov, err := o.Provider(ctx, installation, own)
 	if err != nil {
 		return nil, fmt.Errorf("open provider: %w", err)
 	}
 	s.Control = control.New(control.Options{
-		Store: s.store, Authority: ca, SSH: sshCA, HostNames: hostNames(cfg), Images: images, StateDir: o.StateDir, Version: o.Version,
+		Store: s.store, Authority: ca, SSH: sshCA, HostNames: hostNames(own), Images: images, StateDir: o.StateDir, Version: o.Version,
 		Capacity: prov.Capabilities().Capacity, DoorListen: prov.Capabilities().DoorListen, Log: o.Log, Prepare: prepare(prov),
 	})
+	loop := s.newLoop(o, prov, imageDir)
+	if err := loop.Survey(ctx); err != nil {
+		s.log.Warn("the provider was not asked before the start", "err", err) // the loop asks again
+	}
+	if err := s.Control.FollowStateDir(ctx); err != nil {
+		return nil, fmt.Errorf("follow the state directory: %w", err)
+	}
 	if err := s.Control.ResumeBuilds(ctx); err != nil {
 		return nil, fmt.Errorf("resume image builds: %w", err)
 	}
@@ -130,10 +141,10 @@ func Start(ctx context.Context, o Options) (_ *Server, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.serveAPI(o, ca, cfg); err != nil {
+	if err := s.serveAPI(o, ca, own); err != nil {
 		return nil, err
 	}
-	s.reconcile(o, ca, prov, link, imageDir)
+	s.reconcile(loop, ca, link)
 	return s, nil
 }
 
@@ -184,6 +195,18 @@ func readConfig(file string) (*config.Config, string, error) {
 	return cfg, string(text), config.Err(problems)
 }
 
+// ownConfig is how the server itself runs: as the file says or, without one, as the one applied last did.
+func (s *Server) ownConfig(ctx context.Context, cfg *config.Config) (own config.Server, err error) {
+	if cfg != nil {
+		return cfg.Server, nil
+	}
+	err = s.store.Read(ctx, func(tx *store.Tx) error {
+		own, err = control.ServerSettings(tx)
+		return err
+	})
+	return own, err
+}
+
 // serveAgents serves the agent link and returns its URL.
 func (s *Server) serveAgents(ca *auth.Authority, addr string) (string, error) {
 	l, err := net.Listen("tcp", addr)
@@ -200,7 +223,7 @@ func withHTTP2(c *tls.Config) *tls.Config {
 	return c
 }
 
-func (s *Server) serveAPI(o Options, ca *auth.Authority, cfg *config.Config) error {
+func (s *Server) serveAPI(o Options, ca *auth.Authority, own config.Server) error {
 	rest := httpapi.New(s.Control, ca.PEM())
 	socket, err := listenSocket(filepath.Join(o.StateDir, "dspool.sock"), o.Log)
 	if err != nil {
@@ -221,14 +244,15 @@ func (s *Server) serveAPI(o Options, ca *auth.Authority, cfg *config.Config) err
 		return err
 	}
 	s.serve(door, pages.DoorHandler(), "portal")
-	if cfg == nil || cfg.Server.Listen == "" {
+	if own.Listen == "" {
+		o.Log.Warn("no configuration was ever applied here: the API is served on the host's socket only", "socket", socket.Addr().String())
 		return nil
 	}
-	tlsConfig, err := apiTLS(ca, cfg.Server, s.Control.HostNames, s.store.Now)
+	tlsConfig, err := apiTLS(ca, own, s.Control.HostNames, s.store.Now)
 	if err != nil {
 		return err
 	}
-	l, err := net.Listen("tcp", cfg.Server.Listen)
+	l, err := net.Listen("tcp", own.Listen)
 	if err != nil {
 		return dspool.Errorf(dspool.Conflict, "cannot serve the API: %w", err).
 			WithHint("another server may run here: give server.listen another port")
@@ -240,14 +264,11 @@ func (s *Server) serveAPI(o Options, ca *auth.Authority, cfg *config.Config) err
 }
 
 // hostNames are the names by which people reach this server.
-func hostNames(cfg *config.Config) []string {
-	names := []string{"localhost", "127.0.0.1", "::1"}
-	if cfg != nil {
-		names = append(names, cfg.Server.Names...)
-		if host, _, err := net.SplitHostPort(cfg.Server.Listen); err == nil && host != "" {
-			if ip := net.ParseIP(host); (ip == nil || !ip.IsUnspecified()) && !slices.Contains(names, host) {
-				names = append(names, host)
-			}
+func hostNames(own config.Server) []string {
+	names := append([]string{"localhost", "127.0.0.1", "::1"}, own.Names...)
+	if host, _, err := net.SplitHostPort(own.Listen); err == nil && host != "" {
+		if ip := net.ParseIP(host); (ip == nil || !ip.IsUnspecified()) && !slices.Contains(names, host) {
+			names = append(names, host)
 		}
 	}
 	if name, err := os.Hostname(); err == nil && !slices.Contains(names, name) {
@@ -281,16 +302,20 @@ func (s *Server) serve(l net.Listener, h http.Handler, what string) {
 	})
 }
 
-func (s *Server) reconcile(o Options, ca *auth.Authority, prov provider.Provider, link string, imageDir func(string) string) {
+func (s *Server) newLoop(o Options, prov provider.Provider, imageDir func(string) string) *reconcile.Loop {
 	ro := o.Reconcile
 	ro.Store, ro.Control, ro.Provider, ro.ImageDir, ro.Log = s.store, s.Control, prov, imageDir, s.log
-	ro.Boot = func(machine string) (provider.AgentBoot, error) {
+	return reconcile.New(ro)
+}
+
+// reconcile runs the loop until the server stops.
+func (s *Server) reconcile(loop *reconcile.Loop, ca *auth.Authority, link string) {
+	loop.Boot = func(machine string) (provider.AgentBoot, error) {
 		token, err := ca.EnrolToken(machine)
 		return provider.AgentBoot{URL: link, ServerName: auth.AgentServerName, CA: string(ca.PEM()), Token: token}, err
 	}
 	var ctx context.Context
 	ctx, s.loopStop = context.WithCancel(context.Background())
-	loop := reconcile.New(ro)
 	s.Control.WatchProblems(loop.Problems)
 	s.done.Go(func() {
 		if err := loop.Run(ctx); err != nil && ctx.Err() == nil {

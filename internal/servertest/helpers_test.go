@@ -2,6 +2,7 @@ package servertest_test
 
 import (
 	"encoding/json"
+	"errors"
 	"flag"
 	"os"
 	"runtime"
@@ -9,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/dspool/dspool/client"
 	"github.com/dspool/dspool/internal/auth"
 	"github.com/dspool/dspool/internal/control"
 	"github.com/dspool/dspool/internal/servertest"
@@ -25,8 +27,10 @@ func TestMain(m *testing.M) {
 const second = time.Second
 
 var (
-	admin   = auth.Subject{Admin: true}
-	allJobs = control.JobQuery{Limit: 10_000}
+	admin     = auth.Subject{Admin: true}
+	errBusy   = errors.New("device busy")
+	jobFilter = client.JobFilter{}
+	allJobs   = control.JobQuery{Limit: 10_000}
 )
 
 // machineNames lists every machine there ever was.

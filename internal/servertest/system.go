@@ -109,6 +109,26 @@ func (s *System) ConfigRequest(text string) api.ApplyRequest {
 // Start starts the server, also after Stop or Kill: machines are still there.
 func (s *System) Start() {
 	s.t.Helper()
+	s.start(s.configFile())
+}
+
+// StartWithoutFile starts the server on what was applied last.
+func (s *System) StartWithoutFile() {
+	s.t.Helper()
+	s.start("")
+}
+
+// Move moves the state directory of a server that has stopped.
+func (s *System) Move(dir string) {
+	s.t.Helper()
+	if err := os.Rename(s.Dir, dir); err != nil {
+		s.t.Fatal(err)
+	}
+	s.Dir = dir
+}
+
+func (s *System) start(file string) {
+	s.t.Helper()
 	log := slog.New(slog.DiscardHandler)
 	switch {
 	case s.o.Log:
@@ -117,9 +137,9 @@ func (s *System) Start() {
 		log = slog.New(slog.NewJSONHandler(s.o.LogTo, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}
 	srv, err := server.Start(s.t.Context(), server.Options{
-		StateDir: s.Dir, Config: s.configFile(), Version: "test", Log: log, Clock: s.o.Clock,
+		StateDir: s.Dir, Config: file, Version: "test", Log: log, Clock: s.o.Clock,
 		AgentListen: s.agentListen(),
-		Provider: func(context.Context, string, *config.Config) (provider.Provider, error) {
+		Provider: func(context.Context, string, config.Server) (provider.Provider, error) {
 			return &probe{Provider: s.Provider, steps: s.Steps}, nil
 		},
 		Images: func(string) (control.Images, func(string) string, error) {
