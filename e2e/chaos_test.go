@@ -30,7 +30,7 @@ func cmdChaos(ts *testscript.TestScript, neg bool, args []string) {
 		}
 		ts.Check(s.end(syscall.SIGKILL))
 		time.Sleep(time.Duration(random.IntN(200)) * time.Millisecond)
-		ts.Check(w.start(s))
+		ts.Check(w.start(s, false))
 	}
 	ts.Logf("killed the server %d times and agents %d times", kills, agents)
 }

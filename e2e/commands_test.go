@@ -22,6 +22,8 @@ import (
 // account of the host that has a token of the user and talks over TLS.
 //
 //	server start|stop|kill [NAME]    NAME is "main" unless given; its configuration NAME.yaml, else team.yaml
+//	server kept [NAME]               starts it without a configuration
+//	server move NAME NEWNAME         moves the state of one that does not run: it is called so from now on
 //	dspool ARG...                    as the host's root over the socket; ! wants it to fail
 //	as USER CMD...
 //	code N CMD...                    wants that exit code
@@ -80,15 +82,19 @@ func usage(ts *testscript.TestScript, ok bool, text string) {
 }
 
 func cmdServer(ts *testscript.TestScript, neg bool, args []string) {
-	usage(ts, !neg && (len(args) == 1 || len(args) == 2), "server start|stop|kill [NAME]")
+	if !neg && len(args) == 3 && args[0] == "move" {
+		ts.Check(worldOf(ts).move(args[1], args[2]))
+		return
+	}
+	usage(ts, !neg && (len(args) == 1 || len(args) == 2), "server start|kept|stop|kill [NAME]")
 	w, name := worldOf(ts), "main"
 	if len(args) == 2 {
 		name = args[1]
 	}
 	s := w.server(name)
 	switch args[0] {
-	case "start":
-		ts.Check(w.start(s))
+	case "start", "kept":
+		ts.Check(w.start(s, args[0] == "kept"))
 		prefix := ""
 		if name != "main" {
 			prefix = strings.ToUpper(name) + "_"
@@ -104,7 +110,7 @@ func cmdServer(ts *testscript.TestScript, neg bool, args []string) {
 	case "kill":
 		ts.Check(s.end(syscall.SIGKILL))
 	default:
-		usage(ts, false, "server start|stop|kill [NAME]")
+		usage(ts, false, "server start|kept|stop|kill [NAME]")
 	}
 }
 

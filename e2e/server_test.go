@@ -91,10 +91,21 @@ func (w *world) server(name string) *server {
 	return s
 }
 
+// move moves the state of a server that does not run to where that of another would lie.
+func (w *world) move(from, to string) error {
+	s := w.server(from)
+	if s.running() {
+		return fmt.Errorf("server %s runs", from)
+	}
+	delete(w.servers, from)
+	return os.Rename(s.state, w.server(to).state)
+}
+
 func cache() string { return cmp.Or(os.Getenv("DSPOOL_TEST_CACHE"), "/var/cache/dspool/images") }
 
-// start starts the server and waits until it answers and its machines' image is there.
-func (w *world) start(s *server) error {
+// start starts the server, where kept is set on what was applied last, and waits until it answers and its machines' image
+// is there.
+func (w *world) start(s *server, kept bool) error {
 	if s.running() {
 		return fmt.Errorf("server %s runs already", s.name)
 	}
@@ -107,7 +118,11 @@ func (w *world) start(s *server) error {
 	if err != nil {
 		return err
 	}
-	s.cmd = exec.Command(filepath.Join(w.bin, "dspool"), "server", "--config", s.config, "--state-dir", s.state, "--image-cache", cache())
+	args := []string{"server", "--state-dir", s.state, "--image-cache", cache()}
+	if !kept {
+		args = append(args, "--config", s.config)
+	}
+	s.cmd = exec.Command(filepath.Join(w.bin, "dspool"), args...)
 	s.cmd.Stdout, s.cmd.Stderr = log, log
 	if err := s.cmd.Start(); err != nil {
 		return err

@@ -195,7 +195,7 @@ func cmdGateway(ts *testscript.TestScript, neg bool, args []string) {
 	case "upgrade":
 		ts.Check(s.end(syscall.SIGTERM))
 		ts.Check(w.upgrade())
-		ts.Check(w.start(s))
+		ts.Check(w.start(s, false))
 	default:
 		usage(ts, false, "gateway status|kill|upgrade")
 	}
