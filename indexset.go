@@ -112,6 +112,21 @@ func (s *IndexSet) Take(n int) []int64 {
 	return out
 }
 
+// TakeNth removes and returns the index with n lower ones in the set; false if there is none.
+func (s *IndexSet) TakeNth(n int64) (int64, bool) {
+	for i, r := range s.ranges {
+		if size := r.last - r.first + 1; n >= size {
+			n -= size
+			continue
+		}
+		at := r.first + n
+		parts := slices.DeleteFunc([]indexRange{{r.first, at - 1}, {at + 1, r.last}}, func(p indexRange) bool { return p.first > p.last })
+		s.ranges = slices.Replace(slices.Clone(s.ranges), i, i+1, parts...)
+		return at, true
+	}
+	return 0, false
+}
+
 // All yields the indices in order.
 func (s IndexSet) All(yield func(int64) bool) {
 	for _, r := range s.ranges {

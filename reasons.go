@@ -62,6 +62,11 @@ const (
 	WhyCordoned        ReasonCode = "machine_cordoned"
 	WhyUnhealthy       ReasonCode = "machine_unhealthy"
 	WhyNotStartedSoon  ReasonCode = "not_started_within"
+	WhyHeld            ReasonCode = "held"
+	WhyHeldTrying      ReasonCode = "held_trying"
+	WhyShareFull       ReasonCode = "share_full"
+	WhyShareFails      ReasonCode = "share_fails"
+	WhyHostFails       ReasonCode = "host_fails"
 
 	// Why a pool does not grow.
 	WhyNoPool         ReasonCode = "no_pool"
@@ -296,6 +301,11 @@ var sentences = map[ReasonCode]sentence{
 	WhyCordoned:        {"machine {machine} is cordoned", "`dspool machine uncordon` lets claims on it again."},
 	WhyUnhealthy:       {"machine {machine} is unhealthy[ ({because:; })]", "`dspool machine show MACHINE`."},
 	WhyNotStartedSoon:  {"machine {machine} did not start it within {within}", ""},
+	WhyHeld:            {"no task can start: {because:; }; one is tried in {time}", "It goes on by itself once one has started."},
+	WhyHeldTrying:      {"no task could start: {because:; }; one is tried first", "It goes on by itself once one has started."},
+	WhyShareFull:       {"share {name} is full", "Remove files from it, or give it more room."},
+	WhyShareFails:      {"share {name} cannot be used[: {detail}]", "Look at its file system on the host. " + doServerLog},
+	WhyHostFails:       {"the host could not start it on machine {machine}[: {detail}]", doServerLog},
 
 	WhyNoPool:         {"pool {pool} does not exist", "Name another pool: `dspool pool list`."},
 	WhyNoSize:         {"pool {pool} has no size[ {size}]", "Name another size: `dspool pool show POOL`."},

@@ -108,6 +108,7 @@ type AttemptDirective struct {
 type TaskSpec struct {
 	Job int64 `json:"job"`
 	Account
+	Mount     string            `json:"mount" doc:"Where the machine has mounted the share that Dir lies in."`
 	Dir       string            `json:"dir" doc:"The job's directory on the machine; a task's is DIR/INDEX."`
 	Command   []string          `json:"command"`
 	Env       map[string]string `json:"env,omitempty"`
@@ -133,8 +134,11 @@ type AttemptReport struct {
 	State    dspool.TaskState `json:"state" enum:"running,succeeded,failed,cancelled"`
 	ExitCode *int             `json:"exit_code,omitempty"`
 	Reason   dspool.Reason    `json:"reason,omitzero" doc:"How it ended."`
-	Started  *dspool.Time     `json:"started,omitempty"`
-	Ended    *dspool.Time     `json:"ended,omitempty"`
+	// HostFault says that it failed before anything of it ran, for no fault of its own: Reason names the share or
+	// what the host lacks, and the task may be tried again.
+	HostFault bool         `json:"host_fault,omitempty"`
+	Started   *dspool.Time `json:"started,omitempty"`
+	Ended     *dspool.Time `json:"ended,omitempty"`
 }
 
 // SessionReport is the agent's verdict on one session.

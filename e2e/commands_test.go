@@ -32,6 +32,7 @@ import (
 //	parses json|csv FILE             wants all of FILE to be that, and not empty
 //	terminal N PLAY CMD...           runs CMD on a terminal (terminal_test.go)
 //	listen NAME                      opens port $NAME on all addresses of the host; `reached NAME` wants a connection
+//	mount NAME SIZE                  makes a file system of that size, such as 51M, in a directory NAME
 //	chaos DURATION                   kills and starts server main and kills agents at random
 //	lab USER...                      starts server main with a door for SSH (ssh_test.go)
 //	gateway status|kill|upgrade      looks at the process that keeps the doors (ssh_test.go)
@@ -59,6 +60,7 @@ var commands = map[string]func(*testscript.TestScript, bool, []string){
 	"reached":    cmdReached,
 	"kill9":      cmdKill9,
 	"mute":       cmdMute,
+	"mount":      cmdMount,
 	"chaos":      cmdChaos,
 	"lab":        cmdLab,
 	"gateway":    cmdGateway,

@@ -172,7 +172,7 @@ func (t *table) fill(out *decisions) {
 		s := a.job.spec
 		out.start = append(out.start, initd.Spec{
 			ID: a.id, Job: s.Job, Index: a.index, Count: s.Count, Account: s.Account,
-			Dir: path.Join(s.Dir, strconv.FormatInt(a.index, 10)), Command: s.Command, Env: s.Env,
+			Mount: s.Mount, Dir: path.Join(s.Dir, strconv.FormatInt(a.index, 10)), Command: s.Command, Env: s.Env,
 			Request: s.Request, Quota: s.Request.CPUs < t.whole.CPUs, TimeLimit: s.TimeLimit,
 		})
 	}
@@ -234,6 +234,7 @@ func (t *table) take(a *attempt, s initd.Status, out *decisions) {
 			a.over = now.Add(-time.Duration(s.Over))
 		}
 		state, reason := verdict(s)
+		a.report.HostFault = s.HostFault && state == dspool.TaskFailed
 		t.end(a, state, reason)
 		t.fill(out)
 		return

@@ -130,7 +130,15 @@ func (a *app) submitted(form string, job dspool.Job) error {
 		return a.json(job)
 	}
 	a.printf("%d\n", job.ID)
+	a.sayHeld(job)
 	return nil
+}
+
+// sayHeld tells who submits a job that none can start now.
+func (a *app) sayHeld(job dspool.Job) {
+	if job.Reason.Is(dspool.WhyHeld, dspool.WhyHeldTrying) {
+		fmt.Fprintf(a.Stderr, "job %d waits: %s\n", job.ID, job.Reason)
+	}
 }
 
 // submitAndFollow submits a job and stays with it: run shows its output and ends with its
@@ -148,6 +156,7 @@ func (a *app) submitAndFollow(ctx context.Context, c *client.Client, req api.Sub
 	}
 	if !run {
 		a.printf("%d\n", job.ID)
+		a.sayHeld(job)
 	}
 	f := &follower{a: a, c: c, id: job.ID, output: run, signals: signals}
 	if early != nil {

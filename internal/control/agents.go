@@ -243,7 +243,7 @@ func taskSpecs(tx *store.Tx, ids []int64) ([]api.TaskSpec, error) {
 			return nil, err
 		}
 		specs = append(specs, api.TaskSpec{
-			Job: j.ID, Account: who, Dir: share.Mount + "/" + j.Dir,
+			Job: j.ID, Account: who, Mount: share.Mount, Dir: share.Mount + "/" + j.Dir,
 			Command: j.Spec.Command, Env: j.Spec.Env, Request: j.Spec.Request(),
 			Count: j.Tasks.Total, TimeLimit: j.Spec.TimeLimit,
 		})

@@ -52,13 +52,14 @@ type Control struct {
 	lanes   *lanes
 	spaces  *spaces
 	jupyter hubState
+	faults  *faults
 
 	preparing *lanes // of what machines mount
 }
 
 // New makes a Control. Close ends what it does in the background.
 func New(o Options) *Control {
-	c := &Control{Options: o, hub: newHub(), started: time.Now(), gateway: newGatewayState(), wrong: newWrongs(), devices: newDevices(), lanes: newLanes(), preparing: newLanes(), spaces: newSpaces()}
+	c := &Control{Options: o, hub: newHub(), started: time.Now(), gateway: newGatewayState(), wrong: newWrongs(), devices: newDevices(), lanes: newLanes(), preparing: newLanes(), spaces: newSpaces(), faults: newFaults()}
 	c.base, c.stop = context.WithCancel(context.Background())
 	return c
 }

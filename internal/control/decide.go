@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -79,6 +80,11 @@ func (d *Decision) place(rows Rows, places []plan.Place, touched map[int64]bool)
 	for _, p := range places {
 		job := rows.Jobs[p.Job]
 		indices := job.Pending.Take(p.Count)
+		if p.Try && len(indices) == 1 { // not always the same
+			job.Pending.Add(indices[0])
+			i, _ := job.Pending.TakeNth(rand.Int64N(job.Pending.Len()))
+			indices[0] = i
+		}
 		if len(indices) == 0 {
 			continue
 		}

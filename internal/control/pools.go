@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -151,9 +152,10 @@ func (c *Control) Status(ctx context.Context, who auth.Subject) (s api.Status, e
 		Hosts: api.HostStatus{Capacity: c.Capacity}, Images: []dspool.Image{}, Defaults: map[string]string{}, Problems: []dspool.Reason{},
 	}
 	problem := func(r dspool.Reason) { s.Problems = append(s.Problems, show(who, r)) }
-	for _, r := range c.otherProblems() {
+	for _, r := range slices.Concat(c.otherProblems(), c.faults.problems()) {
 		problem(r)
 	}
+	var shares []dspool.Share
 	err = c.Store.Read(ctx, func(tx *store.Tx) error {
 		if s.Pools, err = poolStatuses(tx, who); err != nil {
 			return err
@@ -187,6 +189,9 @@ func (c *Control) Status(ctx context.Context, who auth.Subject) (s api.Status, e
 			}
 			problem(dspool.Why(code, dspool.ReasonParams{Time: dspool.Duration(j.By.Abs().Round(time.Second)), Since: j.At.Truncate(time.Second)}))
 		}
+		if shares, err = tx.Shares(); err != nil {
+			return err
+		}
 		images, err := tx.Images()
 		if err != nil {
 			return err
@@ -204,5 +209,13 @@ func (c *Control) Status(ctx context.Context, who auth.Subject) (s api.Status, e
 		}
 		return nil
 	})
+	for _, share := range shares {
+		if free, known := c.spaces.free(share.Path); known && free < shareFull {
+			problem(dspool.Why(dspool.WhyShareFull, dspool.ReasonParams{Name: share.Name}))
+		}
+	}
 	return s, err
 }
+
+// shareFull is less than a task's directory and output take, in bytes.
+const shareFull = 16 << 10

@@ -62,7 +62,7 @@ func (c *Control) Report(ctx context.Context, machine string, r api.Report) erro
 			return err
 		}
 		for _, row := range rows {
-			if err := l.reported(machine, row, reports[row.ID]); err != nil {
+			if err := l.reported(c.faults, machine, row, reports[row.ID]); err != nil {
 				return err
 			}
 		}
@@ -116,7 +116,7 @@ func alsoKilled(said, why dspool.Reason) dspool.Reason {
 // reported applies an agent's word on one attempt. A machine's root is not trusted: it speaks
 // for its own attempts only, and cannot call a task succeeded that never started or cancelled
 // that nobody cancelled.
-func (l *ledger) reported(machine string, row store.AttemptRow, r api.AttemptReport) error {
+func (l *ledger) reported(f *faults, machine string, row store.AttemptRow, r api.AttemptReport) error {
 	i := slices.IndexFunc(row.Claims, func(cl store.ClaimRow) bool { return cl.Machine == machine })
 	if i < 0 || row.State.Ended() {
 		return nil
@@ -128,6 +128,11 @@ func (l *ledger) reported(machine string, row store.AttemptRow, r api.AttemptRep
 	}
 	wish.Why = alsoKilled(o.Reason, wish.Why)
 	ran := r.Started != nil || row.Started != nil
+	if ran && row.Started == nil {
+		if err := l.hasStarted(f, machine, row); err != nil {
+			return err
+		}
+	}
 	switch {
 	case r.State == dspool.TaskRunning:
 		if o.Started == nil {
@@ -154,6 +159,11 @@ func (l *ledger) reported(machine string, row store.AttemptRow, r api.AttemptRep
 		o.State, o.Reason = dspool.TaskFailed, dspool.Reason{Code: dspool.WhyGivenUp}.With(o.Reason.Or(dspool.Reason{Code: dspool.WhyNotSaid}))
 	case r.State == dspool.TaskFailed && wish.Desired == store.Cancel:
 		o.State, o.Reason = dspool.TaskCancelled, wish.Why
+	case r.State == dspool.TaskFailed && r.HostFault && !ran:
+		o.Reason = faultOf(o.Reason, *l.jobs[row.Job], machine)
+		if back, err := l.hostFault(f, machine, row, o.Reason); err != nil || back {
+			return err
+		}
 	case r.State == dspool.TaskFailed:
 	default:
 		return nil

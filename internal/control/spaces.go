@@ -22,6 +22,7 @@ type space struct {
 
 const (
 	spaceGood    = 30 * time.Second
+	fullGood     = 2 * time.Second // where somebody waits to see that there is room again
 	spacePatient = 50 * time.Millisecond
 )
 
@@ -36,7 +37,11 @@ func (s *spaces) free(path string) (bytes int64, ok bool) {
 		sp = &space{}
 		s.known[path] = sp
 	}
-	if time.Since(sp.at) < spaceGood {
+	good := spaceGood
+	if sp.free < shareFull {
+		good = fullGood
+	}
+	if time.Since(sp.at) < good {
 		defer s.mu.Unlock()
 		return sp.free, sp.ok
 	}

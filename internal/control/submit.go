@@ -42,6 +42,9 @@ func (c *Control) Submit(ctx context.Context, who auth.Subject, req api.SubmitRe
 		if err != nil || draft.known {
 			return err
 		}
+		if f, ok := c.PoolFault(job.Spec.Pool); ok && job.Reason.IsZero() {
+			job.Reason = dspool.Reason{Code: dspool.WhyHeldTrying}.With(f.Why)
+		}
 		if err := w.InsertJob(&job); err != nil {
 			return err
 		}

@@ -1,6 +1,7 @@
 package control
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -11,6 +12,7 @@ import (
 	"github.com/dspool/dspool"
 	"github.com/dspool/dspool/api"
 	"github.com/dspool/dspool/internal/asuser"
+	"golang.org/x/sys/unix"
 )
 
 // jobsFolder is the folder of a share in which jobs have their directories.
@@ -57,10 +59,10 @@ func (t trees) make() error {
 	}
 	defer root.Close()
 	if err := root.MkdirOwned(asuser.Cred{}, jobsFolder, 0o755); err != nil {
-		return fmt.Errorf("make folder of jobs on share %s: %w", t.jobs.Name, err)
+		return shareError(t.jobs, "make folder of jobs", err)
 	}
 	if err := root.MkdirOwned(ownerOf(t.user), jobsFolder+"/"+t.user.Name, 0o700); err != nil {
-		return fmt.Errorf("make folder of %s's jobs on share %s: %w", t.user.Name, t.jobs.Name, err)
+		return shareError(t.jobs, "make folder of "+t.user.Name+"'s jobs", err)
 	}
 	return nil
 }
@@ -105,10 +107,24 @@ func makeHome(user dspool.User, shares []dspool.Share) error {
 		err = root.MkdirOwned(ownerOf(user), user.Name, 0o700)
 		root.Close()
 		if err != nil {
-			return fmt.Errorf("make home of %s: %w", user.Name, err)
+			return shareError(s, "make home of "+user.Name, err)
 		}
 	}
 	return nil
+}
+
+// shareError is a fault of a share, in words for whoever was to get something there: which share, and what is
+// wrong with it.
+func shareError(s dspool.Share, what string, err error) error {
+	for _, errno := range []unix.Errno{unix.EDQUOT, unix.EIO, unix.EROFS, unix.ESTALE, unix.ENOTCONN, unix.ETIMEDOUT, unix.EHOSTDOWN, unix.ENODEV} {
+		if errors.Is(err, errno) {
+			return dspool.Errorf(dspool.Unavailable, "share %s cannot be written: %s", s.Name, errno).WithHint("an administrator has to look at its file system")
+		}
+	}
+	if errors.Is(err, unix.ENOSPC) {
+		return dspool.Errorf(dspool.Unavailable, "share %s is full", s.Name).WithHint("files on it have to be removed, or it has to get more room")
+	}
+	return fmt.Errorf("%s on share %s: %w", what, s.Name, err)
 }
 
 // readyShare makes a share's tree and, in that of jobs, the folders that hold users' own: where users

@@ -25,6 +25,11 @@ type Pool struct {
 	Blocked      dspool.Reason // why no machine can be created at all, such as an image that is not built
 	BackoffUntil time.Time     // after failed creations; zero if none
 	LastFailure  dspool.Reason // of the latest creation
+	// Held is why tasks cannot start, whatever the machine; none if they can. Nothing is tried before HeldUntil, then
+	// one task at a time: attempts above HeldAfter.
+	Held      dspool.Reason
+	HeldUntil time.Time
+	HeldAfter int64
 }
 
 // Machine is a machine with the attempts placed on it.
@@ -37,6 +42,7 @@ type Machine struct {
 	Health           dspool.Health
 	HealthReason     dspool.Reason
 	IdleSince        time.Time     // since when it has had no claim; its creation if it never had one
+	FaultUntil       time.Time     // no task starts on it before then; zero if they do
 	Used             bool          // it has had a claim that ended
 	Remove           dspool.Reason // why somebody asked for its removal; none if nobody did
 	Attempts         []Attempt     // in order of identifier
@@ -112,6 +118,7 @@ type Place struct {
 	Job     int64
 	Machine string
 	Count   int
+	Try     bool // of a pool that is held: any of the job's tasks, not the lowest
 	Reason  dspool.Reason
 }
 

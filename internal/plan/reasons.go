@@ -46,7 +46,9 @@ func (p *planner) report() {
 		if i := slices.IndexFunc(pl.crowd, func(g *guest) bool { return g.blocker != noSize }); i >= 0 {
 			pl.note(pl.crowd[i].blocker, pl.crowd[i].size)
 		}
-		if b := pl.noted; b != free {
+		if p.heldWaits(pl) {
+			p.plan.Notes = append(p.plan.Notes, Note{Pool: pl.Name, Reason: p.heldBack(pl)})
+		} else if b := pl.noted; b != free {
 			p.plan.Notes = append(p.plan.Notes, Note{Pool: pl.Name, Reason: p.blocked(pl, b, pl.notedSize)})
 		}
 	}
@@ -62,7 +64,7 @@ func (p *planner) places() {
 		slices.SortFunc(j.spots, func(a, b spot) int { return cmp.Compare(a.m.index, b.m.index) })
 		for _, s := range j.spots {
 			if s.n > 0 {
-				p.plan.Place = append(p.plan.Place, Place{Job: j.ID, Machine: s.m.Name, Count: int(s.n), Reason: why(dspool.WhyHasRoom, params{Machine: s.m.Name})})
+				p.plan.Place = append(p.plan.Place, Place{Job: j.ID, Machine: s.m.Name, Count: int(s.n), Try: !p.by[j.Pool].Held.IsZero(), Reason: why(dspool.WhyHasRoom, params{Machine: s.m.Name})})
 			}
 			if s.more > 0 {
 				ahead = append(ahead, Place{Job: j.ID, Machine: s.m.Name, Count: int(s.more),
@@ -95,11 +97,13 @@ func (p *planner) waiting(j *job, reasons map[*class]dspool.Reason) dspool.Reaso
 		return j.Blocked
 	case pl == nil:
 		return why(dspool.WhyNoPool, params{Pool: j.Pool})
-	case j.limit == j.placed: // so it is MaxRunning that holds the others back
+	case j.limit == j.placed && pl.Held.IsZero(): // so it is MaxRunning that holds the others back
 		return why(dspool.WhyMaxRunning, params{Count: j.Placed + j.placed, Limit: int64(j.MaxRunning)})
 	}
 	kept := pl.reserved
 	switch {
+	case !pl.Held.IsZero():
+		return p.heldBack(pl)
 	case kept != nil && kept.reserved != j && j.class.req.fits(kept.free) && (j.Size == "" || j.Size == kept.size):
 		return why(dspool.WhyMachineReserved, params{Machine: kept.Name, Job: kept.reserved.ID, User: kept.reserved.User})
 	case pl.barred(j.class) != nil:

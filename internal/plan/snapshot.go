@@ -67,6 +67,10 @@ func (p *planner) addMachines() {
 		}
 		m.usable = !(pl.Policy.Sudo && src.Used) && !src.Cordoned && src.DrainBy == nil && src.Remove.IsZero() &&
 			(m.coming || src.State == dspool.Ready && src.Health == dspool.Healthy)
+		if src.FaultUntil.After(p.now) {
+			m.usable = false
+			p.wake(src.FaultUntil)
+		}
 	}
 }
 
@@ -154,6 +158,9 @@ func (p *planner) addJobs() {
 	}
 	for _, pl := range p.pools {
 		slices.SortStableFunc(pl.jobs, func(a, b *job) int { return cmp.Compare(a.ID, b.ID) })
+		if !pl.Held.IsZero() {
+			p.holdBack(pl)
+		}
 	}
 }
 

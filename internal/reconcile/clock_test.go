@@ -9,6 +9,7 @@ import (
 
 	"github.com/dspool/dspool"
 	"github.com/dspool/dspool/internal/clock/clocktest"
+	"github.com/dspool/dspool/internal/control"
 	"github.com/dspool/dspool/internal/plan"
 	"github.com/dspool/dspool/internal/provider/fake"
 	"github.com/dspool/dspool/internal/store"
@@ -44,7 +45,7 @@ func planUnderJumps(t *testing.T, r *rand.Rand) {
 		if s, err = store.Open(t.Context(), path, store.WithClock(hand.Read)); err != nil {
 			t.Fatal(err)
 		}
-		l = New(Options{Store: s, Provider: fake.New(fake.Config{})})
+		l = New(Options{Store: s, Control: control.New(control.Options{Store: s}), Provider: fake.New(fake.Config{})})
 	}
 	open()
 	defer func() { s.Close() }()

@@ -31,6 +31,7 @@ func (l *Loop) pass(ctx context.Context) (wait time.Duration, err error) {
 		return 0, err
 	}
 	l.serve(view, p.Place)
+	l.Control.ForgetFaults(view.rows)
 	for _, m := range view.rows.Machines {
 		if at := l.drive(ctx, *m, view, now); !at.IsZero() && (again.IsZero() || at.Before(again)) {
 			again = at
@@ -128,15 +129,25 @@ func (l *Loop) snapshot(tx *store.Tx) (*view, error) {
 		} else if m.ReadyAt != nil {
 			idle = *m.ReadyAt
 		}
+		health, healthReason, faulty := m.Health, m.HealthReason, time.Time{}
+		if f, ok := l.Control.MachineFault(m.Name); ok && f.Left() > 0 {
+			faulty = tx.Now().Add(f.Left())
+			if health == dspool.Healthy {
+				health, healthReason = dspool.Unhealthy, f.Why
+			}
+		}
 		v.Machines = append(v.Machines, plan.Machine{
 			Name: m.Name, Pool: m.Pool, Size: m.Size, Resources: m.Resources, State: m.State, Cordoned: m.Cordoned,
-			DrainBy: m.DrainBy, Health: m.Health, HealthReason: m.HealthReason, IdleSince: idle, Remove: m.Remove,
+			DrainBy: m.DrainBy, Health: health, HealthReason: healthReason, FaultUntil: faulty, IdleSince: idle, Remove: m.Remove,
 			Used:     m.ReadyAt != nil && m.IdleSince != nil && m.IdleSince.After(*m.ReadyAt),
 			Attempts: placed[m.Name],
 		})
 	}
 	for i, p := range v.Pools {
 		v.Pools[i].BackoffUntil, v.Pools[i].LastFailure = l.backoff(p.Name, tx.Now())
+		if f, ok := l.Control.PoolFault(p.Name); ok {
+			v.Pools[i].Held, v.Pools[i].HeldUntil, v.Pools[i].HeldAfter = f.Why, tx.Now().Add(f.Left()), f.Floor
+		}
 		v.pools[p.Name] = v.Pools[i]
 		v.rows.Pools = append(v.rows.Pools, p.Name)
 	}

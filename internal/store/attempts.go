@@ -107,6 +107,9 @@ func (tx *Tx) insertAttempts(as []AttemptRow) ([]AttemptRow, error) {
 	return out, tx.revise(machines)
 }
 
+// LastAttempt is the highest number of an attempt that was ever placed.
+func (tx *Tx) LastAttempt() int64 { return tx.last.attempt }
+
 type taskKey struct{ job, index int64 }
 
 // numbers returns the highest number of the attempts at each task.

@@ -21,6 +21,7 @@ type Outcome struct {
 	ExitCode int
 	OOMKills int64         // processes that the kernel kills for memory, at once
 	Fault    dspool.Reason // it does not start, for this reason
+	Host     bool          // … which is the host's fault
 	// Stubborn makes it live through SIGTERM until the grace of a kill is over.
 	Stubborn bool
 }
@@ -143,7 +144,7 @@ func (m *Machine) Spawn(ctx context.Context, s initd.Spec) (initd.Status, error)
 	m.attempts[s.ID] = a
 	m.spawned = append(m.spawned, s)
 	if !a.out.Fault.IsZero() {
-		a.status.State, a.status.Fault = initd.Ended, a.out.Fault
+		a.status.State, a.status.Fault, a.status.HostFault = initd.Ended, a.out.Fault, a.out.Host
 		if a.out.ExitCode != 0 {
 			a.status.ExitCode = &a.out.ExitCode
 		}

@@ -18,7 +18,8 @@ type Spec struct {
 	Index int64 `json:"index"`
 	Count int64 `json:"count"` // tasks in the job
 	api.Account
-	Dir       string            `json:"dir"` // the task's own; made as the user when missing
+	Mount     string            `json:"mount,omitempty"` // of the share that Dir lies in
+	Dir       string            `json:"dir"`             // the task's own; made as the user when missing
 	Command   []string          `json:"command"`
 	Env       map[string]string `json:"env,omitempty"`
 	Request   dspool.Resources  `json:"request"`
@@ -54,12 +55,13 @@ type Status struct {
 	Elapsed   dspool.Duration  `json:"elapsed,omitempty"` // run time until now or its end, by a clock that nobody sets
 	Over      dspool.Duration  `json:"over,omitempty"`    // time since its end, by the same
 	ExitCode  *int             `json:"exit_code,omitempty"`
-	Signal    int              `json:"signal,omitempty"`    // that ended the main process; ExitCode is 128 more
-	OOMKills  int64            `json:"oom_kills,omitempty"` // processes of it that the kernel killed for memory
-	Fault     dspool.Reason    `json:"fault,omitzero"`      // why it could not start
-	Stuck     int              `json:"stuck,omitempty"`     // processes of it that the kernel did not end
-	Cause     Cause            `json:"cause,omitempty"`     // "" if it ended by itself
-	Reason    dspool.Reason    `json:"reason,omitzero"`     // of Cause
+	Signal    int              `json:"signal,omitempty"`     // that ended the main process; ExitCode is 128 more
+	OOMKills  int64            `json:"oom_kills,omitempty"`  // processes of it that the kernel killed for memory
+	Fault     dspool.Reason    `json:"fault,omitzero"`       // why it could not start
+	HostFault bool             `json:"host_fault,omitempty"` // … which was none of its own
+	Stuck     int              `json:"stuck,omitempty"`      // processes of it that the kernel did not end
+	Cause     Cause            `json:"cause,omitempty"`      // "" if it ended by itself
+	Reason    dspool.Reason    `json:"reason,omitzero"`      // of Cause
 }
 
 // Kill asks for the end of an attempt's whole process tree: SIGTERM, and SIGKILL after Grace.

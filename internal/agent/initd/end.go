@@ -188,6 +188,7 @@ func (m *machine) settle(a *attempt, err error) {
 	switch {
 	case err != nil:
 		a.fault, a.code = notStarted(err)
+		a.hostFault = a.code == nil && a.fault.Is(hostFaults...)
 		close(a.launched)
 	case a.exited:
 		code := a.status.ExitStatus()
@@ -208,7 +209,7 @@ func (m *machine) settle(a *attempt, err error) {
 func (a *attempt) snapshot() Status {
 	s := Status{
 		ID: a.spec.ID, State: a.state, Request: a.spec.Request, TimeLimit: a.spec.TimeLimit,
-		ExitCode: a.code, OOMKills: a.oomKills, Fault: a.fault, Stuck: a.stuck, Elapsed: dspool.Duration(a.elapsed),
+		ExitCode: a.code, OOMKills: a.oomKills, Fault: a.fault, HostFault: a.hostFault, Stuck: a.stuck, Elapsed: dspool.Duration(a.elapsed),
 	}
 	if !a.wall.IsZero() {
 		wall := a.wall

@@ -26,19 +26,20 @@ var errThread = errors.New("the thread is in a wrong cgroup")
 
 // attempt is a row of init's table. Its fields but the channels are guarded by machine.mu.
 type attempt struct {
-	spec     Spec
-	state    State
-	slot     *usedSlot
-	wall     time.Time // of its start; zero if never started
-	begun    time.Time // the same, monotonic too
-	exited   bool      // the main process has ended
-	status   syscall.WaitStatus
-	elapsed  time.Duration
-	code     *int
-	fault    dspool.Reason
-	oomKills int64 // told so far
-	stuck    int
-	killed   *Kill
+	spec      Spec
+	state     State
+	slot      *usedSlot
+	wall      time.Time // of its start; zero if never started
+	begun     time.Time // the same, monotonic too
+	exited    bool      // the main process has ended
+	status    syscall.WaitStatus
+	elapsed   time.Duration
+	code      *int
+	fault     dspool.Reason
+	hostFault bool
+	oomKills  int64 // told so far
+	stuck     int
+	killed    *Kill
 
 	launched chan struct{} // closed when it runs or could not start
 	mainGone chan struct{} // closed when the main process has ended
@@ -51,7 +52,7 @@ const (
 	codeNotStarted = 126
 )
 
-// startError is why a program could not start, with the exit code that shells have for it.
+// startError is why a program could not start, with the exit code that shells have for it; 0 is none.
 type startError struct {
 	code   int
 	reason dspool.Reason
@@ -65,6 +66,9 @@ func (e *startError) Unwrap() error { return e.err }
 func notStarted(err error) (dspool.Reason, *int) {
 	var start *startError
 	if errors.As(err, &start) {
+		if start.code == 0 {
+			return start.reason, nil
+		}
 		return start.reason, &start.code
 	}
 	return dspool.Why(dspool.WhyNotStarted, dspool.ReasonParams{Detail: err.Error()}), nil
@@ -149,21 +153,28 @@ func (m *machine) start(a *attempt) error {
 	var env map[string]string
 	err := s.check()
 	if err == nil {
-		as, err = m.become(s.Account)
+		if as, err = m.become(s.Account); err != nil {
+			err = hostFault(err)
+		}
 	}
 	if err == nil {
 		env = s.environment(as.env)
 		err = as.cred.DoLocked(func() (err error) {
 			if files, err = m.outputs(s); err != nil {
-				return err
+				return s.shareFault(err)
 			}
 			argv0, err = lookUp(s.Command[0], s.Dir, env["PATH"])
-			return err
+			return hostFault(err)
 		})
+		if errors.Is(err, asuser.ErrTainted) {
+			err = hostFails(err)
+		}
 	}
 	var slot *usedSlot
 	if err == nil {
-		slot, err = m.slotFor(s)
+		if slot, err = m.slotFor(s); err != nil {
+			err = hostFails(err)
+		}
 	}
 	if err != nil {
 		m.conclude(a, err)
@@ -173,7 +184,7 @@ func (m *machine) start(a *attempt) error {
 	leave, err := slot.enter(attr.Sys)
 	if err != nil {
 		m.giveBack(slot)
-		m.conclude(a, fmt.Errorf("join the attempt's cgroup: %w", err))
+		m.conclude(a, hostFails(fmt.Errorf("join the attempt's cgroup: %w", err)))
 		return err
 	}
 	var stray, unscored error
@@ -189,7 +200,7 @@ func (m *machine) start(a *attempt) error {
 	}, func(ws syscall.WaitStatus, at time.Time) { m.exit(a, ws, at) })
 	if err != nil {
 		m.giveBack(slot)
-		m.conclude(a, forkError(s.Command[0], err))
+		m.conclude(a, hostFault(forkError(s.Command[0], err)))
 	}
 	if !notYet(unscored) {
 		m.unscored("attempt", s.ID, unscored)
