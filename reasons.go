@@ -217,6 +217,7 @@ const (
 	WhyPoolProblem    ReasonCode = "pool_problem"
 	WhyMachineProblem ReasonCode = "machine_problem"
 	WhyProviderSilent ReasonCode = "provider_silent"
+	WhyStateFull      ReasonCode = "state_full"
 	WhyHubFails       ReasonCode = "jupyterhub_fails"
 	WhyClockAhead     ReasonCode = "clock_jumped_ahead"
 	WhyClockBack      ReasonCode = "clock_jumped_back"
@@ -449,6 +450,7 @@ var sentences = map[ReasonCode]sentence{
 	WhyPoolProblem:    {"pool {pool}: {first}", "`dspool pool show POOL`."},
 	WhyMachineProblem: {"machine {machine} is unhealthy[: {first}]", "`dspool machine show MACHINE`."},
 	WhyHubFails:       {"JupyterHub cannot be run[: {detail}]", doServerLog},
+	WhyStateFull:      {"the file system of the state is full: {bytes} are left, and the server lives on its reserve", "Remove files from it; shares on a file system of their own cannot do that."},
 	WhyProviderSilent: {"the provider cannot be asked for its machines, and until it can nothing is concluded from what it said before[: {detail}]", doServerLog},
 
 	WhyClockAhead: {"the host's clock jumped ahead by {time}, at {since}", "Keep it right by NTP. Bills and what lasts are right all the same; a host that slept jumps too."},

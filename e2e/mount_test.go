@@ -15,7 +15,7 @@ func cmdMount(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(os.Mkdir(dir, 0o755))
 	for _, cmd := range [][]string{
 		{"truncate", "-s", args[1], image},
-		{"mkfs.ext4", "-q", image},
+		{"mkfs.ext4", "-q", "-m", "0", image},
 		{"mount", "-o", "loop", image, dir},
 	} {
 		if out, err := exec.Command(cmd[0], cmd[1:]...).CombinedOutput(); err != nil {

@@ -31,6 +31,11 @@ func doctorCommand() *cobra.Command {
 			findings = append(findings, image.Check(ctx, cache)...)
 			findings = append(findings, checkDoors(doors)...)
 			findings = append(findings, checkNames(ctx, domain))
+			shares, err := sharesToCheck(file)
+			if err != nil {
+				return err
+			}
+			findings = append(findings, checkShares(stateDir(), shares)...)
 			w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 4, 2, ' ', 0)
 			missing := 0
 			for _, f := range findings {

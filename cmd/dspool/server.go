@@ -30,7 +30,7 @@ const (
 )
 
 func serverCommand() *cobra.Command {
-	o := server.Options{Version: version}
+	o := server.Options{Version: version, Reserve: server.DefaultReserve}
 	var runcPath string
 	var verbose bool
 	cmd := &cobra.Command{

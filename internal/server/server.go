@@ -45,6 +45,7 @@ type Options struct {
 	// Images makes the image store; nil takes the one of ImageCache.
 	Images     func(installation string) (control.Images, func(key string) string, error)
 	ImageCache string
+	Reserve    int64 // bytes that are kept for the state on its file system; 0 is none
 
 	Clock       clock.Clock       // the host's unless given
 	AgentListen string            // where agents are served; the provider says it unless given
@@ -62,6 +63,7 @@ type Server struct {
 	agentAddr net.Addr
 	servers   []*http.Server
 	fresh     freshConns
+	reserve   *reserve
 	loopStop  context.CancelFunc
 	done      sync.WaitGroup
 	failed    chan error
@@ -84,6 +86,8 @@ func Start(ctx context.Context, o Options) (_ *Server, err error) {
 	if s.lock, err = Lock(o.StateDir); err != nil {
 		return nil, err
 	}
+	s.reserve = &reserve{dir: o.StateDir, size: o.Reserve, log: o.Log}
+	s.reserve.tend() // a full disk must not keep the state from being opened
 	cfg, text, err := readConfig(o.Config)
 	if err != nil {
 		return nil, err
@@ -316,7 +320,8 @@ func (s *Server) reconcile(loop *reconcile.Loop, ca *auth.Authority, link string
 	}
 	var ctx context.Context
 	ctx, s.loopStop = context.WithCancel(context.Background())
-	s.Control.WatchProblems(loop.Problems)
+	s.Control.WatchProblems(func() []dspool.Reason { return slices.Concat(loop.Problems(), s.reserve.problems()) })
+	s.done.Go(func() { s.reserve.run(ctx) })
 	s.done.Go(func() {
 		if err := loop.Run(ctx); err != nil && ctx.Err() == nil {
 			s.failed <- fmt.Errorf("reconcile: %w", err)
