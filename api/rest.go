@@ -206,7 +206,7 @@ type SubmitRequest struct {
 
 // Usage is the bill for a time.
 type Usage struct {
-	From dspool.Time       `json:"from"`
+	From dspool.Time       `json:"from" doc:"Beginning of the bill; of what is long ago, that of its day."`
 	To   dspool.Time       `json:"to"`
 	By   string            `json:"by"`
 	Rows []dspool.UsageRow `json:"rows"`

@@ -20,7 +20,9 @@ func (a *app) usage() *cobra.Command {
 	cmd := command("usage", "Show who used what, and what it cost",
 		`A task costs its largest share of the machine (cpu, memory or gpu) for the time
 it ran; what nobody held of a machine is the line (idle). Costs are in whatever
-money the sizes' prices count.`,
+money the sizes' prices count. Without --from it is the bill of this month, which
+begins and ends in UTC, as days do; of what is longer ago than the retention of jobs
+and sessions the bill is that of whole days.`,
 		"dspool usage\ndspool usage --by pool --from 7d\ndspool usage --by job --from 2026-11-01 --to 2026-12-01 -o csv", positional(0, 0),
 		a.with(func(ctx context.Context, c *client.Client, _ []string) error {
 			u, err := c.Usage(ctx, by, from, to)
@@ -64,16 +66,17 @@ money the sizes' prices count.`,
 				return err
 			}
 			if len(u.Rows) > 0 {
-				since := ""
-				if u.From.Year() > 1970 {
-					since = " from " + u.From.Local().Format("2006-01-02 15:04")
+				month := ""
+				if from.IsZero() && to.IsZero() {
+					month = " this month,"
 				}
-				a.printf("total cost %s%s to %s\n", strings.TrimSpace(spent(u.Cost)), since, u.To.Local().Format("2006-01-02 15:04"))
+				const form = "2006-01-02 15:04"
+				a.printf("total cost %s%s from %s to %s\n", strings.TrimSpace(spent(u.Cost)), month, u.From.Local().Format(form), u.To.Local().Format(form))
 			}
 			return nil
 		}))
 	choice(cmd, &by, "by", "", "one line for each", "user", "pool", "job")
-	flag(cmd, &from, "from", "time", "beginning, such as 24h (ago) or 2026-11-01 (default: ever)", a.moment)
+	flag(cmd, &from, "from", "time", "beginning, such as 24h (ago) or 2026-11-01 (default: this month)", a.moment)
 	flag(cmd, &to, "to", "time", "end (default: now)", a.moment)
 	return listOutput(cmd, &form)
 }

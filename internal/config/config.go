@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/dspool/dspool"
 	"github.com/dspool/dspool/api"
@@ -43,6 +44,8 @@ type Config struct {
 	Web    Web
 	Login  Login
 
+	Retention Retention
+
 	file  string
 	lines map[string]int // "pool batch" → line
 }
@@ -72,6 +75,19 @@ type User struct {
 	Groups      []string
 	DefaultPool string
 }
+
+// Retention is how long history is kept; 0 is for ever. What was used, and what it cost, stays.
+type Retention struct {
+	Events   dspool.Duration
+	Jobs     dspool.Duration // from their end, with their tasks
+	Sessions dspool.Duration // from their end, with their connections and apps
+	Output   dspool.Duration // jobs' directories, from the jobs' end
+}
+
+// DefaultRetention is what the file says where it says nothing.
+var DefaultRetention = Retention{Events: 90 * daily, Jobs: 365 * daily, Sessions: 365 * daily}
+
+const daily = dspool.Duration(24 * time.Hour)
 
 // SSH is how people prove who they are at doors for SSH, beside their keys, passwords and the pool's certificates.
 type SSH struct {

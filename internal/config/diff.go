@@ -12,7 +12,7 @@ import (
 )
 
 // Diff says what applying wanted changes, kind by kind in the order in which adding
-// works: server, users, sizes, shares, images, pools, doors, ssh, web and login, defaults. Nouns that wanted lacks are
+// works: server, users, sizes, shares, images, pools, doors, retention, ssh, web and login, defaults. Nouns that wanted lacks are
 // removed, except users, who only leave by a command. Both must have their paths
 // filled (SetStateDir). A nil current is an installation with nothing; one without
 // Server.Listen does not know how its server runs, and that part is not compared; nor are web and login
@@ -20,7 +20,7 @@ import (
 func Diff(current, wanted *Config) []api.Change {
 	changes := []api.Change{}
 	if current == nil {
-		current = &Config{UIDs: wanted.UIDs}
+		current = &Config{UIDs: wanted.UIDs, Retention: DefaultRetention}
 	}
 	if current.Server.Listen == "" {
 		c := *current
@@ -44,6 +44,9 @@ func Diff(current, wanted *Config) []api.Change {
 	changes = append(changes, diff("door", current.Doors, wanted.Doors, true, func(d dspool.Door) (string, []pair) {
 		return d.Listen, []pair{{"protocol", string(d.Protocol)}, {"pool", d.Pool}}
 	})...)
+	if d := details(retentionPairs(current), retentionPairs(wanted)); d != "" {
+		changes = append(changes, api.Change{Action: "change", Kind: "retention", Name: "retention", Detail: d})
+	}
 	if d := details(sshPairs(current), sshPairs(wanted)); d != "" {
 		changes = append(changes, api.Change{Action: "change", Kind: "ssh", Name: "ssh", Detail: d})
 	}

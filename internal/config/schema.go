@@ -56,6 +56,7 @@ func (r *reader) rootFields(c *Config) []field {
 		named(r, "pools", "pool", "Sets of like machines, each with a name.", &c.Pools, r.poolFields, (*reader).checkPool),
 		{key: "doors", form: "list of doors", unless: "none", doc: "Places where people come in.", inner: doorFields(r, new(dspool.Door)),
 			read: func(n *yaml.Node) { r.items(n, "doors", func(n *yaml.Node) { r.door(c, n) }) }},
+		r.retentionSection(c),
 		section("ssh", "How people prove who they are at doors for SSH, beside their keys, their passwords and the certificates of `dspool login`.", r.sshFields(&c.SSH)),
 		section("web", "How browsers reach the portal and JupyterHub through web doors.", r.webFields(&c.Web)),
 		section("login", "How people prove who they are in a browser. `dspool login --web` uses it for tokens and SSH certificates too.", r.loginFields(&c.Login)),

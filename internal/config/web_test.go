@@ -284,7 +284,7 @@ func TestDiffOfWebAndLogin(t *testing.T) {
 	if d := config.Diff(after, after); len(d) != 0 {
 		t.Error(d)
 	}
-	if d := config.Diff(&config.Config{UIDs: after.UIDs, Images: after.Images}, after); len(d) != 0 {
+	if d := config.Diff(&config.Config{UIDs: after.UIDs, Images: after.Images, Retention: after.Retention}, after); len(d) != 0 {
 		t.Errorf("an installation that does not know its web differs: %v", d)
 	}
 }

@@ -143,6 +143,9 @@ func currentConfig(tx *store.Tx, wanted *config.Config) (*config.Config, error) 
 	if cfg.Doors, err = doorsOf(tx); err != nil {
 		return nil, err
 	}
+	if cfg.Retention, err = retention(tx); err != nil {
+		return nil, err
+	}
 	if err := readSetting(tx, settingSSH, &cfg.SSH); err != nil {
 		return nil, err
 	}
@@ -282,6 +285,9 @@ func (w *work) apply(who auth.Subject, current, cfg *config.Config, changes []ap
 		}
 	}
 	if err := w.setDoors(cfg.Doors); err != nil {
+		return err
+	}
+	if err := w.setRetention(cfg.Retention); err != nil {
 		return err
 	}
 	if err := w.setSSH(cfg.SSH); err != nil {

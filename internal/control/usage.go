@@ -1,9 +1,7 @@
 package control
 
 import (
-	"cmp"
 	"context"
-	"slices"
 	"time"
 
 	"github.com/dspool/dspool"
@@ -13,102 +11,152 @@ import (
 	"github.com/dspool/dspool/internal/usage"
 )
 
-// Usage computes the bill of a time, by user, pool or job. A user sees only the own lines and, by
-// pool, the own part.
+// Usage computes the bill of a time, by user, pool or job; of this month (in UTC) where no beginning is given. A user sees
+// only the own lines and, by pool, the own part. Of days whose intervals are no longer kept the bill is that of whole days,
+// and says so by its times.
 func (c *Control) Usage(ctx context.Context, who auth.Subject, by string, from, to time.Time) (u api.Usage, err error) {
 	key, err := usage.ParseBy(by)
 	if err != nil {
 		return u, err
 	}
-	// A bill of everything that ever was takes a while and much memory: one for each who asks.
+	// A bill of what is not folded yet takes a while: one for each who asks.
 	leave, err := c.lanes.enter(ctx, "bill for "+who.Name())
 	if err != nil {
 		return u, err
 	}
 	defer leave()
-	var machines []usage.Machine
-	var claims []usage.Claim
-	// What a former account of the name held is no bill of its present one; no account can be called so.
-	const removed = " (removed)"
-	err = c.Store.Read(ctx, func(tx *store.Tx) error {
-		if to.IsZero() || to.After(tx.Now()) {
-			to = tx.Now()
+	var b bill
+	err = c.Store.Read(ctx, func(tx *store.Tx) (err error) {
+		b = bill{tx: tx, jobs: key == usage.ByJob, from: from.UTC(), to: to.UTC(), sum: usage.Totals{}}
+		if !who.Admin {
+			b.user, b.uid = who.User, who.UID
 		}
-		if from.After(to) {
-			return dspool.Errorf(dspool.Invalid, "the time begins after it ends").WithHint("choose an earlier from")
-		}
-		ms, err := tx.MachineIntervals(from, to)
-		if err != nil {
-			return err
-		}
-		for _, m := range ms {
-			machines = append(machines, usage.Machine{Machine: m.Machine, Pool: m.Pool, Resources: m.Resources, Price: m.Price, From: m.From, To: m.To})
-		}
-		former := map[int64]bool{}
-		if !who.Admin && who.UID != 0 {
-			if former, err = tx.FormerJobs(who.User, who.UID); err != nil {
-				return err
-			}
-		}
-		cs, err := tx.ClaimIntervals(from, to)
-		for _, cl := range cs {
-			if former[cl.Job] {
-				cl.User += removed
-			}
-			claims = append(claims, usage.Claim{Machine: cl.Machine, User: cl.User, Job: cl.Job, Request: cl.Request, From: cl.From, To: cl.To})
-		}
-		if err != nil {
-			return err
-		}
-		ss, err := tx.SessionIntervals(from, to)
-		for _, s := range ss {
-			if s.User == who.User && !auth.CanOld(who, auth.See, auth.Bill, s.User, s.UID) {
-				s.User += removed
-			}
-			claims = append(claims, usage.Claim{Machine: s.Machine, User: s.User, Session: s.Session, Request: s.Request, From: s.From, To: s.To})
-		}
-		return err
+		return b.make()
 	})
 	if err != nil {
 		return u, err
 	}
-	u = api.Usage{From: from, To: to, By: string(key), Rows: []dspool.UsageRow{}}
-	fine := key
-	if key == usage.ByPool && !who.Admin {
-		fine = usage.ByJob // its rows say whose they are
-	}
-	for _, row := range usage.Compute(machines, claims, fine) {
-		if auth.Can(who, auth.See, auth.Bill, row.User) {
-			u.Rows = append(u.Rows, row)
-			u.Cost += row.Cost
+	u = api.Usage{From: b.from, To: b.to, By: string(key), Rows: []dspool.UsageRow{}}
+	for k := range b.sum {
+		if !auth.Can(who, auth.See, auth.Bill, k.User) {
+			delete(b.sum, k)
 		}
 	}
-	if fine != key {
-		u.Rows = byPool(u.Rows)
+	for _, row := range b.sum.Rows(key) {
+		u.Rows = append(u.Rows, row)
+		u.Cost += row.Cost
 	}
 	return u, nil
 }
 
-// byPool adds up rows of jobs by their pool, dearest first.
-func byPool(rows []dspool.UsageRow) []dspool.UsageRow {
-	pools := map[string]*dspool.UsageRow{}
-	for _, r := range rows {
-		p := pools[r.Pool]
-		if p == nil {
-			p = &dspool.UsageRow{Key: r.Pool, Pool: r.Pool}
-			pools[r.Pool] = p
+// bill is what is needed to make one.
+type bill struct {
+	tx       *store.Tx
+	jobs     bool      // with lines of their own
+	user     string    // whose alone; "" is everybody's
+	uid      int       // the user's: a former account may have had the name
+	from, to time.Time // cut to what there is
+	sum      usage.Totals
+	begun    bool // something was added: what later parts carried is there already
+}
+
+// make adds up the totals of the days that are folded, and the intervals before and after.
+func (b *bill) make() error {
+	fold, err := b.tx.Folds()
+	if err != nil {
+		return err
+	}
+	now := b.tx.Now()
+	if b.to.IsZero() || b.to.After(now) {
+		b.to = now
+	}
+	if b.from.IsZero() {
+		b.from = time.Date(b.to.Year(), b.to.Month(), 1, 0, 0, 0, 0, time.UTC)
+	}
+	if b.from.After(b.to) {
+		return dspool.Errorf(dspool.Invalid, "the time begins after it ends").WithHint("choose an earlier from")
+	}
+	if b.from.Before(fold.Pruned) {
+		b.from = store.Day(b.from)
+	}
+	if b.to.Before(fold.Pruned) {
+		b.to = wholeDays(b.to)
+	}
+	first, err := b.tx.FirstDay()
+	if err != nil {
+		return err
+	}
+	// Before the first machine that is kept there are only totals.
+	at := b.from
+	if at.Before(first) && !at.Before(fold.Pruned) {
+		at = first
+	}
+	if begin, end := wholeDays(at), earlier(store.Day(b.to), fold.Folded); begin.Before(end) {
+		if err := b.days(at, begin); err != nil {
+			return err
 		}
-		p.MachineSeconds += r.MachineSeconds
-		p.CPUSeconds += r.CPUSeconds
-		p.GiBSeconds += r.GiBSeconds
-		p.GPUSeconds += r.GPUSeconds
-		p.Tasks += r.Tasks
-		p.Cost += r.Cost
+		if err := b.folded(begin, end); err != nil {
+			return err
+		}
+		at = end
 	}
-	out := make([]dspool.UsageRow, 0, len(pools))
-	for _, p := range pools {
-		out = append(out, *p)
+	return b.days(at, b.to)
+}
+
+// folded adds totals that are written down.
+func (b *bill) folded(from, to time.Time) error {
+	carried := !b.begun
+	b.begun = true
+	return b.tx.EachTotal(from, to, b.user, b.jobs, func(t store.Total) error {
+		if !carried {
+			t.Carried = 0
+		}
+		b.add(usage.Key(t.TotalKey), usage.Amount(t.TotalAmount))
+		return nil
+	})
+}
+
+// days adds what is computed from intervals, a day after the other.
+func (b *bill) days(from, to time.Time) error {
+	for from.Before(to) {
+		end := earlier(store.Day(from).AddDate(0, 0, 1), to)
+		totals, err := compute(b.tx, from, end)
+		if err != nil {
+			return err
+		}
+		for k, a := range totals {
+			if b.begun {
+				a.Carried = 0
+			}
+			b.add(k, a)
+		}
+		b.begun, from = true, end
 	}
-	slices.SortFunc(out, func(a, b dspool.UsageRow) int { return cmp.Or(cmp.Compare(b.Cost, a.Cost), cmp.Compare(a.Key, b.Key)) })
-	return out
+	return nil
+}
+
+func (b *bill) add(k usage.Key, a usage.Amount) {
+	if b.user != "" && (k.User != b.user || b.uid != 0 && k.UID != b.uid) {
+		return
+	}
+	k.UID = 0
+	if !b.jobs {
+		k.Job, k.Session = 0, 0
+	}
+	b.sum.Add(k, a)
+}
+
+// wholeDays is the beginning of the first day that is whole from a time on.
+func wholeDays(t time.Time) time.Time {
+	if d := store.Day(t); d.Before(t) {
+		return d.AddDate(0, 0, 1)
+	}
+	return t
+}
+
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
 }

@@ -55,8 +55,8 @@ func (s *Server) machines() {
 	route(s, http.MethodGet, "/usage", "usage", "What was used and what it cost", 200,
 		func(ctx context.Context, who auth.Subject, in *struct {
 			By   string    `query:"by" enum:"user,pool,job" default:"user"`
-			From time.Time `query:"from"`
-			To   time.Time `query:"to"`
+			From time.Time `query:"from" doc:"Beginning; this month's, in UTC, unless given."`
+			To   time.Time `query:"to" doc:"End; now unless given."`
 		}) (api.Usage, error) {
 			return c.Usage(ctx, who, in.By, in.From, in.To)
 		})

@@ -7,6 +7,7 @@ import (
 	"context"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/dspool/dspool"
@@ -45,6 +46,7 @@ type Loop struct {
 	served   map[int64]int64 // the pass in which a task of a job was last placed
 	listing  bool            // the provider is being asked
 	again    bool            // ask once more as soon as it has answered
+	tidying  atomic.Bool     // history is being folded
 	observed bool            // the provider's list has been held against the store once
 	sights   sights
 }
@@ -150,12 +152,27 @@ func (l *Loop) Run(ctx context.Context) error {
 				l.Log.Error("keep JupyterHub running", "err", err)
 			}
 		case <-tidy.C:
-			if err := l.Control.PruneEvents(ctx); err != nil && ctx.Err() == nil {
-				l.Log.Error("prune events", "err", err)
+			if !l.observed { // what ended while nobody looked has its end first
+				tidy.Reset(l.ObserveEvery)
+				break
 			}
+			l.tidy(ctx)
 			tidy.Reset(tidyEvery)
 		}
 	}
+}
+
+// tidy folds and forgets history, beside the passes: after a long time there is much of it.
+func (l *Loop) tidy(ctx context.Context) {
+	if !l.tidying.CompareAndSwap(false, true) {
+		return
+	}
+	l.actions.Go(func() {
+		defer l.tidying.Store(false)
+		if err := l.Control.Tidy(ctx); err != nil && ctx.Err() == nil {
+			l.Log.Error("fold and forget history", "err", err)
+		}
+	})
 }
 
 func pause(ctx context.Context, d time.Duration) bool {

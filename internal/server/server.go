@@ -95,7 +95,7 @@ func Start(ctx context.Context, o Options) (_ *Server, err error) {
 	if o.Clock == nil {
 		o.Clock = clock.Host()
 	}
-	if s.store, err = store.Open(ctx, filepath.Join(o.StateDir, StoreFile), store.WithClock(o.Clock)); err != nil {
+	if s.store, err = store.Open(ctx, filepath.Join(o.StateDir, StoreFile), store.WithClock(o.Clock), store.WithLog(o.Log)); err != nil {
 		return nil, err
 	}
 	installation := s.store.Installation()

@@ -187,23 +187,23 @@ func TestEventsAreForgottenAfterTheirTime(t *testing.T) {
 	s.MustEnd(s.MustSubmit(dspool.JobSpec{Command: []string{"true"}}).ID)
 	s.AtRest()
 	before := len(s.EventsOf("machine.create"))
-	if err := s.Server.Control.PruneEvents(t.Context()); err != nil {
+	if err := s.Server.Control.Tidy(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if n := len(s.EventsOf("machine.create")); n != before || n == 0 {
 		t.Errorf("young events: %d of %d are left", n, before)
 	}
 	keep := func(text string) error {
-		err := s.Server.Control.Store.Write(t.Context(), func(tx *store.Tx) error { return tx.SetSetting("events.retention", text) })
+		err := s.Server.Control.Store.Write(t.Context(), func(tx *store.Tx) error { return tx.SetSetting("retention", `{"Events":"`+text+`"}`) })
 		if err != nil {
 			t.Fatal(err)
 		}
-		return s.Server.Control.PruneEvents(t.Context())
+		return s.Server.Control.Tidy(t.Context())
 	}
 	if err := keep("for ever"); err == nil {
 		t.Error("a retention that is none was taken")
 	}
-	if err := keep("0s"); err != nil {
+	if err := keep("1ns"); err != nil {
 		t.Fatal(err)
 	}
 	if n := len(s.EventsOf("machine.create")); n != 0 {

@@ -8,6 +8,9 @@ import (
 )
 
 func (tx *Tx) insertClaim(c *ClaimRow) error {
+	if err := tx.unfoldNew(c.Started); err != nil {
+		return err
+	}
 	_, err := tx.exec(`INSERT INTO claims (attempt, rank, machine, cpus, memory, gpus, desired, why, revision, started, ended, until)
 		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
 		c.Attempt, c.Rank, c.Machine, toMilli(c.Request.CPUs), c.Request.Memory, c.Request.GPUs,
@@ -17,6 +20,9 @@ func (tx *Tx) insertClaim(c *ClaimRow) error {
 
 // updateClaim writes a claim's start and end and notes in freed when it ended.
 func (tx *Tx) updateClaim(attempt int64, c ClaimRow, freed map[string]int64) error {
+	if err := tx.unfoldChanged(c.Started, c.Ended, `SELECT started, ended, until FROM claims WHERE attempt = ? AND rank = ?`, attempt, c.Rank); err != nil {
+		return err
+	}
 	n, err := tx.exec(`UPDATE claims SET started = ?, ended = ?, `+untilEnded+` WHERE attempt = ? AND rank = ?`,
 		micros(c.Started), micros(c.Ended), micros(c.Ended), tx.until(c.Ended), attempt, c.Rank)
 	if err == nil && n == 0 {
@@ -30,6 +36,9 @@ func (tx *Tx) updateClaim(attempt int64, c ClaimRow, freed map[string]int64) err
 
 // endClaims ends what an attempt still holds.
 func (tx *Tx) endClaims(attempt int64, at time.Time, freed map[string]int64) error {
+	if err := tx.unfoldNew(&at); err != nil {
+		return err
+	}
 	return tx.change(`UPDATE claims SET ended = ?, until = ? WHERE attempt = ? AND ended IS NULL RETURNING machine`, []any{stored(at), tx.until(&at), attempt}, func(r row) error {
 		var machine string
 		err := r.Scan(&machine)

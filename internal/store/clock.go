@@ -189,10 +189,18 @@ func (tx *Tx) beginFrame(before line, step clock.Step) error {
 		if i < wrong && f.began+f.skew <= now || f.skew == skew {
 			continue
 		}
+		// Days of which it was said otherwise are folded anew.
+		if err := tx.unfold(time.UnixMicro(f.began + min(f.skew, skew))); err != nil {
+			return err
+		}
 		if _, err := tx.exec(`UPDATE frames SET skew = ? WHERE began = ?`, skew, f.began); err != nil {
 			return err
 		}
 	}
+	if err := tx.unfold(tx.now); err != nil { // these days go on
+		return err
+	}
+	tx.fold.frame = before.now.UnixMicro() - before.skew
 	var jump any
 	if step.Set {
 		jump = step.By.Microseconds()

@@ -3,7 +3,6 @@ package store
 import (
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/dspool/dspool"
 )
@@ -40,7 +39,7 @@ type EventFilter struct {
 // Events returns events, oldest first.
 func (tx *Tx) Events(f EventFilter) ([]dspool.Event, error) {
 	where, args := []string{`id > ?`}, []any{f.After}
-	add := func(cond string, v any) { where, args = append(where, cond), append(args, v) }
+	add := func(cond string, v ...any) { where, args = append(where, cond), append(args, v...) }
 	if f.Pool != "" {
 		add(`pool = ?`, f.Pool)
 	}
@@ -50,9 +49,6 @@ func (tx *Tx) Events(f EventFilter) ([]dspool.Event, error) {
 	if f.Job != 0 {
 		add(`job = ?`, f.Job)
 	}
-	if f.User != "" {
-		where, args = append(where, `(user_name IS NULL OR user_name = ? AND id > coalesce((SELECT event FROM users WHERE uid = ?), 0))`), append(args, f.User, f.UID)
-	}
 	if f.Until != 0 {
 		add(`id <= ?`, f.Until)
 	}
@@ -60,19 +56,25 @@ func (tx *Tx) Events(f EventFilter) ([]dspool.Event, error) {
 	if f.Latest {
 		order = ` ORDER BY id DESC LIMIT ?`
 	}
-	out, err := list(tx, scanEvent, `SELECT id, time, actor, kind, pool, machine, coalesce(job, 0), user_name, message, reason FROM events WHERE `+
-		strings.Join(where, ` AND `)+order, append(args, limit(f.Limit))...)
+	query := eventSelect + strings.Join(where, ` AND `)
+	switch {
+	case f.User == "":
+		args = append(args, limit(f.Limit))
+	case f.Machine != "" || f.Job != 0: // few
+		query += ` AND (user_name IS NULL OR user_name = ? AND id > coalesce((SELECT event FROM users WHERE uid = ?), 0))`
+		args = append(args, f.User, f.UID, limit(f.Limit))
+	default:
+		// Each half walks along its own index in order, and no further than the limit.
+		half := func(cond string) string { return `SELECT * FROM (` + query + cond + order + `)` }
+		shared := args
+		query = half(` AND user_name IS NULL`) + ` UNION ALL ` + half(` AND user_name = ? AND id > coalesce((SELECT event FROM users WHERE uid = ?), 0)`)
+		args = slices.Concat(shared, []any{limit(f.Limit)}, shared, []any{f.User, f.UID, limit(f.Limit), limit(f.Limit)})
+	}
+	out, err := list(tx, scanEvent, query+order, args...)
 	if f.Latest {
 		slices.Reverse(out)
 	}
 	return out, wrap(err, "list events")
 }
 
-// PruneEvents deletes, from the first on, the events from before a time, and returns how many they were. What
-// a wrong clock called the future holds none of them back.
-func (tx *Tx) PruneEvents(before time.Time) (int64, error) {
-	// It is enough to look at those that go, and the first that stays.
-	n, err := tx.exec(`DELETE FROM events WHERE id < coalesce((SELECT id FROM events WHERE time >= ? AND time <= ? ORDER BY id LIMIT 1), ?)`,
-		before.UnixMicro(), tx.now.UnixMicro(), tx.last.event+1)
-	return n, wrap(err, "prune events")
-}
+const eventSelect = `SELECT id, time, actor, kind, pool, machine, coalesce(job, 0), user_name, message, reason FROM events WHERE `

@@ -141,18 +141,6 @@ func (tx *Tx) JobByKey(user, key string) (JobRow, bool, error) {
 	return slices.MaxFunc(found, func(a, b JobRow) int { return cmp.Compare(a.ID, b.ID) }), true, nil
 }
 
-// FormerJobs returns the jobs of accounts that had the name of the one with uid before.
-func (tx *Tx) FormerJobs(user string, uid int) (map[int64]bool, error) {
-	out := map[int64]bool{}
-	err := tx.each(`SELECT id FROM jobs WHERE user_name = ? AND uid <> ?`, []any{user, uid}, func(r row) error {
-		var id int64
-		err := r.Scan(&id)
-		out[id] = true
-		return err
-	})
-	return out, wrap(err, "list former jobs of %s", user)
-}
-
 // OpenJobs returns the jobs that have not ended, by identifier, without command and environment:
 // those may be large, and who asks for all jobs asks often.
 func (tx *Tx) OpenJobs() ([]JobRow, error) {
@@ -186,6 +174,9 @@ func (tx *Tx) Jobs(f JobFilter) ([]JobRow, error) {
 		}
 		if !slices.ContainsFunc(f.States, dspool.JobState.Ended) {
 			add(jobOpen) // true already, but it names the index of the few
+		}
+		if !slices.ContainsFunc(f.States, func(st dspool.JobState) bool { return st != dspool.JobFailed && st != dspool.JobCancelled }) {
+			add(`state IN ('failed', 'cancelled')`) // likewise
 		}
 	}
 	if f.Before > 0 {

@@ -47,6 +47,9 @@ func (tx *Tx) InsertMachine(m MachineRow) error {
 	if m.Created.IsZero() {
 		m.Created = tx.now
 	}
+	if err := tx.unfoldNew(&m.Created); err != nil {
+		return err
+	}
 	tx.last.machine++
 	args := append([]any{tx.last.machine, m.Name, m.Pool, m.Size, toMilli(m.CPUs), m.Memory, m.GPUs, m.Disk, m.Price, stored(m.Created), m.ImageKey},
 		machineChangeArgs(m)...)
@@ -61,6 +64,9 @@ func (tx *Tx) InsertMachine(m MachineRow) error {
 // UpdateMachine changes a machine; NotFound if there is none of its name. Pool, size, resources,
 // disk, price, creation time and image key stay what they were inserted as.
 func (tx *Tx) UpdateMachine(m MachineRow) error {
+	if err := tx.unfoldChanged(nil, m.Ended, `SELECT NULL, ended, until FROM machines WHERE name = ?`, m.Name); err != nil {
+		return wrap(err, "update machine %s", m.Name)
+	}
 	n, err := tx.exec(`UPDATE machines SET (`+machineChanges+`) = (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?), `+untilEnded+` WHERE name = ?`,
 		append(machineChangeArgs(m), micros(m.Ended), tx.until(m.Ended), m.Name)...)
 	if err == nil && n == 0 {

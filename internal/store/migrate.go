@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"time"
 
 	"github.com/dspool/dspool"
@@ -17,7 +18,7 @@ import (
 //go:embed migrations/sqlite/*.sql
 var migrations embed.FS
 
-func migrateUp(ctx context.Context, db *sql.DB, path string) error {
+func migrateUp(ctx context.Context, db *sql.DB, path string, log *slog.Logger) error {
 	dir, err := fs.Sub(migrations, "migrations/sqlite")
 	if err != nil {
 		return err
@@ -34,8 +35,18 @@ func migrateUp(ctx context.Context, db *sql.DB, path string) error {
 		return dspool.Errorf(dspool.Conflict, "%s was written by a newer dspool (its schema is %d, this one knows %d)", path, have, want).
 			WithHint("start the newer dspool, or restore the copy made before it was installed")
 	}
+	if have == want {
+		return nil
+	}
+	began := time.Now()
+	if have > 0 {
+		log.Info("bring the state up to date; with a long history that takes up to a minute or two", "path", path, "schema", have, "to", want)
+	}
 	if _, err := p.Up(ctx); err != nil {
 		return fmt.Errorf("update schema: %w", err)
+	}
+	if have > 0 {
+		log.Info("the state is up to date", "took", time.Since(began).Round(time.Millisecond))
 	}
 	return nil
 }

@@ -46,6 +46,7 @@ func TestHotStatementsNeverWalkThroughHistory(t *testing.T) {
 		do(tx.JobsByID([]int64{1, 2, 3}))
 		do(tx.Jobs(JobFilter{States: []dspool.JobState{dspool.JobRunning}}))
 		do(tx.Jobs(JobFilter{User: "ann", Limit: 10}))
+		do(tx.Jobs(JobFilter{States: []dspool.JobState{dspool.JobFailed}, Limit: 10}))
 		do(tx.JobsAfter(1))
 		_, _, err = tx.JobByKey("ann", "k")
 		do(nil, err)
@@ -58,6 +59,13 @@ func TestHotStatementsNeverWalkThroughHistory(t *testing.T) {
 		do(tx.Events(EventFilter{After: 5}))
 		do(tx.Events(EventFilter{Machine: "a-1", Latest: true, Limit: 10}))
 		do(tx.Events(EventFilter{Job: 1}))
+		do(tx.Events(EventFilter{Pool: "a", Latest: true, Limit: 10}))
+		for _, f := range []EventFilter{{}, {Pool: "a"}, {Machine: "a-1"}, {Job: 1}} {
+			f.User, f.UID, f.Limit = "ann", 20000, 10
+			do(tx.Events(f))
+			f.Latest = true
+			do(tx.Events(f))
+		}
 		do(tx.RunningOperations())
 		do(tx.TokenByHash("h"))
 		do(nil, tx.InsertSession(&SessionRow{Session: dspool.Session{User: "ann", Pool: "a", Machine: "a-1", State: dspool.SessionOpen}, UID: 20000}))
@@ -96,12 +104,35 @@ func TestHotStatementsNeverWalkThroughHistory(t *testing.T) {
 		do(tx.UserKeys("ann"))
 		do(tx.User("ann"))
 		do(tx.PasswordHash("ann"))
+		for _, user := range []string{"", "ann"} {
+			for _, jobs := range []bool{false, true} {
+				do(nil, tx.EachTotal(Day(tx.now), tx.now, user, jobs, func(Total) error { return nil }))
+			}
+		}
+		do(tx.Folds())
+		do(tx.FirstDay())
+		do(tx.Horizon())
+		from, _, _, err := tx.BeginFold(tx.now.Add(48*time.Hour), 10)
+		do(nil, err)
+		one := []Total{{TotalKey: TotalKey{Kind: "task", Job: 1}}}
+		do(nil, tx.PutTotals(from, one, one))
+		do(nil, tx.EndFold(from))
+		do(tx.PruneEvents(tx.now, 10))
+		do(tx.PruneJobs(Day(tx.now), 10))
+		do(tx.PruneSessions(Day(tx.now), 10))
+		do(tx.PruneMachines(Day(tx.now), 10))
+		_, err = tx.forgetJob(1, tx.now.UnixMicro()*2, 10)
+		do(nil, err)
+		_, err = tx.forgetSession(1, 10)
+		do(nil, err)
+		do(tx.Outputs(time.Time{}, tx.now, 10))
+		do(nil, tx.SetOutputRemoved(1))
 		for _, err := range errs {
 			if err != nil && dspool.ErrorCode(err) != dspool.NotFound {
 				return err
 			}
 		}
-		walks := regexp.MustCompile(`^SCAN (apps|app_specs|attempts|claims|connections|events|jobs|job_commands|machines|operations|sessions|tokens|user_keys|users|[abcjsu])$`)
+		walks := regexp.MustCompile(`^SCAN (apps|app_specs|attempts|claims|connections|events|jobs|job_commands|machines|operations|sessions|tokens|usage_days|usage_jobs|user_keys|users|[a-eg-z])$`)
 		checked := 0
 		for _, query := range slices.Collect(maps.Keys(tx.h.stmts)) {
 			if strings.HasPrefix(query, "BEGIN") || query == "COMMIT" || query == "ROLLBACK" {

@@ -80,7 +80,10 @@ type ClaimRow struct {
 type ClaimInterval struct {
 	Machine string
 	User    string
+	UID     int
 	Job     int64
+	Carried bool // it began before From, which is cut
+	Again   bool // another part of it is in the list already
 	Request dspool.Resources
 	From    time.Time
 	To      time.Time // now, while it lasts
@@ -90,6 +93,7 @@ type ClaimInterval struct {
 type MachineInterval struct {
 	Machine   string
 	Pool      string
+	Size      string
 	Resources dspool.Resources
 	Price     float64 // per hour
 	From      time.Time

@@ -44,6 +44,9 @@ func (tx *Tx) InsertSession(s *SessionRow) error {
 	if s.State == "" {
 		s.State = dspool.SessionWaiting
 	}
+	if err := tx.unfoldNew(s.Placed); err != nil {
+		return wrap(err, "insert session of user %s", s.User)
+	}
 	id := tx.last.session + 1
 	args := append([]any{id, s.User, s.UID, s.Pool, s.Size, stored(s.Created)}, sessionChangeArgs(s)...)
 	_, err := tx.exec(`INSERT INTO sessions (`+sessionFixed+`, `+sessionChanges+`, until, event)
@@ -65,6 +68,9 @@ func (tx *Tx) InsertSession(s *SessionRow) error {
 func (tx *Tx) UpdateSession(s SessionRow) error {
 	if s.State == dspool.SessionClosed && s.Ended == nil {
 		s.Ended = &tx.now
+	}
+	if err := tx.unfoldChanged(s.Placed, s.Ended, `SELECT placed, ended, until FROM sessions WHERE id = ?`, s.ID); err != nil {
+		return wrap(err, "update session %d", s.ID)
 	}
 	n, err := tx.exec(`UPDATE sessions SET (`+sessionChanges+`) = (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?), `+untilEnded+` WHERE id = ?`,
 		append(sessionChangeArgs(&s), micros(s.Ended), tx.until(s.Ended), s.ID)...)

@@ -15,6 +15,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 
 	"github.com/dspool/dspool"
@@ -27,6 +28,7 @@ const readers = 8
 // Store is the open state. It is safe for use by several goroutines.
 type Store struct {
 	clock        clock.Clock
+	log          *slog.Logger
 	installation string
 	writeDB      *sql.DB
 	readDB       *sql.DB
@@ -46,11 +48,15 @@ type Option func(*Store)
 // WithClock makes the store take its times from c rather than from the clock of this process.
 func WithClock(c clock.Clock) Option { return func(s *Store) { s.clock = c } }
 
+// WithLog makes the store tell log of what takes long.
+func WithLog(log *slog.Logger) Option { return func(s *Store) { s.log = log } }
+
 // Open opens the state in the file path and creates it, readable by its owner only, where it does
 // not exist. An older schema is brought up to date; a newer one is refused and left as it is.
 func Open(ctx context.Context, path string, opts ...Option) (*Store, error) {
 	s := &Store{
 		clock:   clock.Process(),
+		log:     slog.New(slog.DiscardHandler),
 		writer:  make(chan *handle, 1),
 		readers: make(chan *handle, readers),
 		closed:  make(chan struct{}),
@@ -78,7 +84,7 @@ func (s *Store) open(ctx context.Context, path string) (err error) {
 	}
 	// Handles close for good, and take their connection's transaction with them.
 	s.writeDB.SetMaxIdleConns(-1)
-	if err := migrateUp(ctx, s.writeDB, path); err != nil {
+	if err := migrateUp(ctx, s.writeDB, path, s.log); err != nil {
 		return translate(err)
 	}
 	if s.installation, s.line, err = identify(ctx, s.writeDB); err != nil {

@@ -93,7 +93,7 @@ func TestReopenedStateGoesOnWhereItWas(t *testing.T) {
 			}
 			session = ses.ID
 			// Nothing that carried a number is left when the state opens again.
-			if _, err := tx.PruneEvents(tx.Now().Add(time.Hour)); err != nil {
+			if _, err := tx.PruneEvents(tx.Now().Add(time.Hour), 1000); err != nil {
 				return err
 			}
 			return tx.DeleteAttempts([]int64{attempt})

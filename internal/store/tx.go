@@ -21,6 +21,7 @@ type Tx struct {
 	line   line
 	// The latest number given to each noun, written back at commit.
 	last struct{ machine, job, attempt, event, revision, session, serial, app int64 }
+	fold Fold
 }
 
 // Now returns the transaction's time: the same whenever it is asked, and what the host's clock says. It is
@@ -41,8 +42,9 @@ func (tx *Tx) begin() error {
 		return err
 	}
 	l := &tx.last
-	err := tx.scan(`SELECT machine, job, attempt, event, revision, session, serial, app FROM installation`, nil,
-		&l.machine, &l.job, &l.attempt, &l.event, &l.revision, &l.session, &l.serial, &l.app)
+	err := tx.scan(`SELECT machine, job, attempt, event, revision, session, serial, app, folded, folding, pruned, (SELECT max(began) FROM frames) FROM installation`, nil,
+		&l.machine, &l.job, &l.attempt, &l.event, &l.revision, &l.session, &l.serial, &l.app,
+		timeIn{&tx.fold.Folded}, timeIn{&tx.fold.folding}, timeIn{&tx.fold.Pruned}, &tx.fold.frame)
 	if err != nil {
 		return err
 	}

@@ -4,8 +4,6 @@ import (
 	"cmp"
 	"slices"
 	"time"
-
-	"github.com/dspool/dspool"
 )
 
 const gib = 1 << 30
@@ -17,10 +15,33 @@ type edge struct {
 	end   bool
 }
 
+// sum is what was used, in seconds and money.
+type sum struct{ machine, cpu, gib, gpu, cost float64 }
+
+func (s *sum) plus(o sum) {
+	s.machine += o.machine
+	s.cpu += o.cpu
+	s.gib += o.gib
+	s.gpu += o.gpu
+	s.cost += o.cost
+}
+
+// sums are what claims, and nobody, used.
+type sums map[Key]*sum
+
+func (s sums) at(k Key) *sum {
+	r := s[k]
+	if r == nil {
+		r = &sum{}
+		s[k] = r
+	}
+	return r
+}
+
 // add bills one machine's time. A line sweeps over it once: while the shares of all
 // claims add up to s, a second of a claim counts 1/max(1, s). The sum of that since the beginning
 // is kept at every edge, so a claim costs its share times the difference between its two edges.
-func (b *bill) add(m Machine, claims []Claim) {
+func (b sums) add(m Machine, claims []Claim) {
 	length := m.To.Sub(m.From)
 	if length <= 0 {
 		return
@@ -37,18 +58,18 @@ func (b *bill) add(m Machine, claims []Claim) {
 		began  = make([]float64, len(claims)) // scaled seconds at which each began
 		scaled float64                        // scaled seconds until now
 		idle   float64                        // machine seconds that nobody claimed
-		sum    float64                        // of the shares of those that last
+		shares float64                        // of the shares of those that last
 		active int
 		now    time.Duration
-		used   dspool.UsageRow
+		used   sum
 	)
 	pass := func(to time.Duration) {
 		if to == now {
 			return
 		}
 		s := (to - now).Seconds()
-		scaled += s / max(1, sum)
-		idle += s * max(0, 1-sum)
+		scaled += s / max(1, shares)
+		idle += s * max(0, 1-shares)
 		now = to
 	}
 	for _, e := range edges {
@@ -57,44 +78,36 @@ func (b *bill) add(m Machine, claims []Claim) {
 		share := max(0, c.Request.Share(m.Resources))
 		if !e.end {
 			began[e.claim] = scaled
-			sum += share
+			shares += share
 			active++
 			continue
 		}
-		sum -= share
+		shares -= share
 		if active--; active == 0 {
-			sum = 0 // what rounding left over
+			shares = 0 // what rounding left over
 		}
 		part := charge(m, c, share, scaled-began[e.claim])
-		plus(b.row(c, m.Pool), part)
-		plus(&used, part)
+		b.at(keyOf(c, &m)).plus(part)
+		used.plus(part)
 	}
 	pass(length)
 	seconds := length.Seconds()
-	r := b.idleRow(m.Pool)
-	r.MachineSeconds += idle
-	r.Cost += idle / 3600 * m.Price
-	r.CPUSeconds += max(0, m.Resources.CPUs*seconds-used.CPUSeconds)
-	r.GiBSeconds += max(0, float64(m.Resources.Memory)/gib*seconds-used.GiBSeconds)
-	r.GPUSeconds += max(0, float64(m.Resources.GPUs)*seconds-used.GPUSeconds)
+	b.at(Key{Kind: KindIdle, Pool: m.Pool, Size: m.Size}).plus(sum{
+		machine: idle, cost: idle / 3600 * m.Price,
+		cpu: max(0, m.Resources.CPUs*seconds-used.cpu),
+		gib: max(0, float64(m.Resources.Memory)/gib*seconds-used.gib),
+		gpu: max(0, float64(m.Resources.GPUs)*seconds-used.gpu),
+	})
 }
 
 // charge returns what a claim costs for so many scaled seconds. It cannot have used more
 // than the machine has.
-func charge(m Machine, c *Claim, share, seconds float64) dspool.UsageRow {
-	return dspool.UsageRow{
-		MachineSeconds: share * seconds,
-		CPUSeconds:     min(c.Request.CPUs, m.Resources.CPUs) * seconds,
-		GiBSeconds:     float64(min(c.Request.Memory, m.Resources.Memory)) / gib * seconds,
-		GPUSeconds:     float64(min(c.Request.GPUs, m.Resources.GPUs)) * seconds,
-		Cost:           share * seconds / 3600 * m.Price,
+func charge(m Machine, c *Claim, share, seconds float64) sum {
+	return sum{
+		machine: share * seconds,
+		cpu:     min(c.Request.CPUs, m.Resources.CPUs) * seconds,
+		gib:     float64(min(c.Request.Memory, m.Resources.Memory)) / gib * seconds,
+		gpu:     float64(min(c.Request.GPUs, m.Resources.GPUs)) * seconds,
+		cost:    share * seconds / 3600 * m.Price,
 	}
-}
-
-func plus(r *dspool.UsageRow, o dspool.UsageRow) {
-	r.MachineSeconds += o.MachineSeconds
-	r.CPUSeconds += o.CPUSeconds
-	r.GiBSeconds += o.GiBSeconds
-	r.GPUSeconds += o.GPUSeconds
-	r.Cost += o.Cost
 }

@@ -83,7 +83,7 @@ var events = []check{
 		}
 		prune := func(before time.Time) (n int64) {
 			write(t, s, func(tx *store.Tx) (err error) {
-				n, err = tx.PruneEvents(before)
+				n, err = tx.PruneEvents(before, 10)
 				return err
 			})
 			return n

@@ -47,13 +47,17 @@ var usage = []check{
 		row := func(from, to int) store.ClaimInterval {
 			return store.ClaimInterval{Machine: m.Name, User: "ann", Job: 7, Request: as[0].Claims[0].Request, From: at(from), To: at(to)}
 		}
+		carried := func(c store.ClaimInterval) store.ClaimInterval {
+			c.Carried = true
+			return c
+		}
 		for _, c := range []struct {
 			from, to int
 			want     []store.ClaimInterval
 		}{
 			{0, 30, []store.ClaimInterval{row(5, 20), row(10, 30)}},
-			{6, 12, []store.ClaimInterval{row(6, 12), row(10, 12)}},
-			{20, 21, []store.ClaimInterval{row(20, 21)}},
+			{6, 12, []store.ClaimInterval{carried(row(6, 12)), row(10, 12)}},
+			{20, 21, []store.ClaimInterval{carried(row(20, 21))}},
 			{0, 5, nil},
 		} {
 			same(t, get(t, s, func(tx *store.Tx) ([]store.ClaimInterval, error) { return tx.ClaimIntervals(at(c.from), at(c.to)) }), c.want)
