@@ -1,6 +1,6 @@
 // Command bench measures dspool against named peers in one run: the batch queue against Slurm,
 // the making of machines against bare runc, long queues against short ones, logins through the
-// gateway against logins without it, the web door against other proxies. It starts everything it measures,
+// gateway against logins without it, a year of history against none, the web door against other proxies. It starts everything it measures,
 // in directories and namespaces of its own, and leaves nothing behind.
 package main
 
@@ -22,7 +22,7 @@ import (
 var (
 	batchParts  = []string{"tasks", "machines", "submit", "queue"}
 	peopleParts = []string{"login", "keystroke", "bulk", "zero", "idle", "crowd"}
-	parts       = slices.Concat([]string{"slurm", "web", "jupyterlab"}, batchParts, peopleParts)
+	parts       = slices.Concat([]string{"slurm", "web", "jupyterlab", "year"}, batchParts, peopleParts)
 )
 
 type options struct {
@@ -107,6 +107,11 @@ func run(ctx context.Context, o options) (ok bool, err error) {
 	if o.wants("jupyterlab") {
 		if err := measureLab(ctx, o, work, r); err != nil {
 			return false, fmt.Errorf("measure JupyterLab: %w", err)
+		}
+	}
+	if o.wants("year") {
+		if err := measureYear(ctx, o, work, r); err != nil {
+			return false, fmt.Errorf("measure a year: %w", err)
 		}
 	}
 	if slices.ContainsFunc(batchParts, o.wants) {
