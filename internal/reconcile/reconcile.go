@@ -47,6 +47,7 @@ type Loop struct {
 	listing  bool            // the provider is being asked
 	again    bool            // ask once more as soon as it has answered
 	tidying  atomic.Bool     // history is being folded
+	folded   bool            // it has been, or is
 	observed bool            // the provider's list has been held against the store once
 	sights   sights
 }
@@ -99,7 +100,7 @@ func (l *Loop) Run(ctx context.Context) error {
 	defer l.actions.Wait()
 	defer l.noteSights(context.WithoutCancel(ctx), 0)
 	l.begun = time.Now()
-	observe, alarm, tidy := time.NewTimer(0), time.NewTimer(time.Hour), time.NewTimer(tidyEvery) // not at first: a clock may be wrong when the host starts
+	observe, alarm, tidy := time.NewTimer(0), time.NewTimer(time.Hour), time.NewTimer(0)
 	defer observe.Stop()
 	defer alarm.Stop()
 	defer tidy.Stop()
@@ -156,20 +157,26 @@ func (l *Loop) Run(ctx context.Context) error {
 				tidy.Reset(l.ObserveEvery)
 				break
 			}
-			l.tidy(ctx)
+			// At first nothing is forgotten: a clock may be wrong when the host starts. What is folded comes right again.
+			if l.folded {
+				l.tidy(ctx, l.Control.Tidy)
+			} else {
+				l.tidy(ctx, l.Control.Fold)
+			}
+			l.folded = true
 			tidy.Reset(tidyEvery)
 		}
 	}
 }
 
 // tidy folds and forgets history, beside the passes: after a long time there is much of it.
-func (l *Loop) tidy(ctx context.Context) {
+func (l *Loop) tidy(ctx context.Context, fn func(context.Context) error) {
 	if !l.tidying.CompareAndSwap(false, true) {
 		return
 	}
 	l.actions.Go(func() {
 		defer l.tidying.Store(false)
-		if err := l.Control.Tidy(ctx); err != nil && ctx.Err() == nil {
+		if err := fn(ctx); err != nil && ctx.Err() == nil {
 			l.Log.Error("fold and forget history", "err", err)
 		}
 	})
