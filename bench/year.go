@@ -112,6 +112,11 @@ func (s *server) askYear(ctx context.Context, path string, today time.Time, empt
 	}
 	year := today.AddDate(-1, 0, 0)
 	for _, by := range []string{"user", "pool", "job"} {
+		if by == "job" {
+			if err := s.weighBills(before, r); err != nil {
+				return err
+			}
+		}
 		var together []time.Duration
 		for range 3 {
 			begun := time.Now()
@@ -131,10 +136,20 @@ func (s *server) askYear(ctx context.Context, path string, today time.Time, empt
 	if err != nil {
 		return err
 	}
+	r.note("a year: with the bills by job the server had %d MB at most", peak>>20)
+	return s.listYear(ctx, r)
+}
+
+// weighBills tells how much memory bills have taken at most.
+func (s *server) weighBills(before memory, r *report) error {
+	peak, err := peakMemory(s.pid())
+	if err != nil {
+		return err
+	}
 	grown := peak - before.total()
 	r.add(row{what: "the server's memory for them", dspool: fmt.Sprintf("+%d MB at most", grown>>20), peer: fmt.Sprintf("%d MB at rest", before.total()>>20),
 		ratio: times(float64(peak) / float64(before.total())), aim: "≤ +100 MB", met: grown <= 100<<20})
-	return s.listYear(ctx, r)
+	return nil
 }
 
 func (s *server) bills(ctx context.Context, by string, from time.Time) error {
