@@ -38,7 +38,7 @@ func startMachine(t testing.TB, name string, ca ssh.PublicKey) *machine {
 	sshd := needs(t, "sshd")
 	dir := t.TempDir()
 	// Homes must be reachable by the users.
-	for d := dir; d != "/" && d != os.TempDir(); d = filepath.Dir(d) {
+	for d := dir; d != "/" && d != filepath.Clean(os.TempDir()); d = filepath.Dir(d) {
 		os.Chmod(d, 0o755)
 	}
 	_, signer := newKey(t)
