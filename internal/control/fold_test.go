@@ -164,6 +164,9 @@ func (p *past) oracle(by usage.By, from, to time.Time) []dspool.UsageRow {
 	if to.After(p.now) {
 		to = p.now
 	}
+	if !from.Before(to) {
+		return nil // no time, no bill
+	}
 	var machines []usage.Machine
 	for _, m := range p.machines {
 		if m.From.Before(to) && (!m.From.Before(from) || m.To.After(from)) {
