@@ -3,7 +3,7 @@ package config
 import (
 	"slices"
 
-	"go.yaml.in/yaml/v3"
+	"go.yaml.in/yaml/v4"
 
 	"github.com/dspool/dspool"
 )

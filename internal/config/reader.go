@@ -6,12 +6,11 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 
-	"go.yaml.in/yaml/v3"
+	"go.yaml.in/yaml/v4"
 
 	"github.com/dspool/dspool"
 	"github.com/dspool/dspool/internal/suggest"
@@ -79,8 +78,6 @@ func (r *reader) visit(n *yaml.Node) (*yaml.Node, bool) {
 	return n, true
 }
 
-var yamlLine = regexp.MustCompile(`^(?:yaml: )?(?:line (\d+): )?`)
-
 // document parses text into its one root mapping; nil when there is none.
 func (r *reader) document(text []byte) *yaml.Node {
 	if len(text) > MaxBytes {
@@ -117,20 +114,18 @@ func decode(dec *yaml.Decoder, n *yaml.Node) (err error) {
 	return dec.Decode(n)
 }
 
-// syntax reports what the parser says. Its line is in the text of its error and nowhere else.
+// syntax reports what the parser says, at the beginning of what it was reading:
+// for a brace that is never closed, the line of the brace.
 func (r *reader) syntax(err error) {
-	m := yamlLine.FindStringSubmatchIndex(err.Error())
-	n, text := &yaml.Node{Line: 1}, err.Error()[m[1]:]
-	if m[2] >= 0 {
-		n.Line, _ = strconv.Atoi(err.Error()[m[2]:m[3]])
-	}
-	// The package counts lines from 0 in its parser and from 1 in its scanner.
-	for _, parser := range []string{"node content", "key", "'-' indicator", "',' or ']'", "',' or '}'"} {
-		if m[2] >= 0 && text == "did not find expected "+parser {
-			n.Line++
+	n, text, where := &yaml.Node{Line: 1}, err.Error(), "there"
+	var e *yaml.LoadError
+	if errors.As(err, &e) {
+		n.Line, text = max(e.Mark.Line, 1), e.Message
+		if from := e.ContextMark.Line; from > 0 && from < e.Mark.Line {
+			n.Line, where = from, fmt.Sprintf("from there to line %d", e.Mark.Line)
 		}
 	}
-	r.problem(n, "look at the indentation, the colons and the quotes there", "not YAML: %s", text)
+	r.problem(n, "look at the indentation, the colons and the quotes "+where, "not YAML: %s", text)
 }
 
 // mapping reads a mapping of known keys.
