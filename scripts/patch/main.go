@@ -57,6 +57,16 @@ var edits = []edit{
 		} else if err = Unmarshal(packet, &userAuthReq); err != nil {
 `,
 	},
+	{
+		file: "ssh/mux.go", sha256: "ad105cd022db660961fd3b62d0b07e31dd0a2d032e4b55a02681bcfae6d8161e",
+		why: "a client that closes a channel while output comes may still widen its window; like sshd, nobody minds",
+		old: "\tdefault:\n\t\treturn fmt.Errorf(\"ssh: invalid channel %d\", id)\n",
+		new: `	case *windowAdjustMsg:
+		return nil
+	default:
+		return fmt.Errorf("ssh: invalid channel %d", id)
+`,
+	},
 }
 
 // mark is a file of the copy by which a program knows that it has the copy: an unedited library has no such method.

@@ -14,11 +14,13 @@ var wanted = map[string]struct{ library, edited string }{
 	"service-again":              {"refused", "ok"},
 	"unimplemented-before-login": {"refused", "ok"},
 	"unimplemented-after-login":  {"refused", "ok"},
+	"window-of-no-channel":       {"refused", "ok"},
 	// The edits let nothing more in than that: before keys are agreed on an attacker could have put it there,
-	// there is no other service, and nobody asks for ever.
+	// there is no other service, nobody asks for ever, and data belongs to a channel.
 	"unimplemented-in-strict-exchange": {"refused", "refused"},
 	"another-service":                  {"refused", "refused"},
 	"service-for-ever":                 {"refused", "refused"},
+	"data-of-no-channel":               {"refused", "refused"},
 }
 
 func TestTheLibraryAsItIsStillNeedsTheEdits(t *testing.T) {

@@ -35,6 +35,8 @@ const (
 	msgUserAuthSuccess = 52
 	msgGlobalRequest   = 80
 	msgRequestFailure  = 82
+	msgWindowAdjust    = 93
+	msgChannelData     = 94
 )
 
 // patience is for a server that neither answers nor ends.
@@ -51,6 +53,8 @@ var cases = []struct {
 	{"service-again", plain, []step{exchange, service("ssh-userauth"), password("wrong", msgUserAuthFailure), service("ssh-userauth"), password("right", msgUserAuthSuccess)}},
 	{"unimplemented-before-login", strict, []step{exchange, service("ssh-userauth"), unimplemented, password("right", msgUserAuthSuccess)}},
 	{"unimplemented-after-login", strict, []step{exchange, service("ssh-userauth"), password("right", msgUserAuthSuccess), unimplemented, ping}},
+	{"window-of-no-channel", plain, []step{exchange, service("ssh-userauth"), password("right", msgUserAuthSuccess), widen, ping}},
+	{"data-of-no-channel", plain, []step{exchange, service("ssh-userauth"), password("right", msgUserAuthSuccess), data, ping}},
 	{"unimplemented-in-strict-exchange", strict, []step{hello, unimplemented, exchange, service("ssh-userauth")}},
 	{"another-service", plain, []step{exchange, service("ssh-userauth"), service("ssh-connection")}},
 	{"service-for-ever", plain, append([]step{exchange}, slices.Repeat([]step{service("ssh-userauth")}, 200)...)},
@@ -333,4 +337,19 @@ func unimplemented(c *client) error {
 		Kind     byte
 		Sequence uint32
 	}{msgUnimplemented, 3}))
+}
+
+func widen(c *client) error {
+	return c.send(ssh.Marshal(struct {
+		Kind           byte
+		Channel, Bytes uint32
+	}{msgWindowAdjust, 0, 1 << 20}))
+}
+
+func data(c *client) error {
+	return c.send(ssh.Marshal(struct {
+		Kind    byte
+		Channel uint32
+		Data    string
+	}{msgChannelData, 0, "for nobody"}))
 }
