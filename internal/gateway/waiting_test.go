@@ -356,7 +356,8 @@ func TestKillsAreNoLossOfTheMachine(t *testing.T) {
 	ends := func(command string, code int) string {
 		t.Helper()
 		term := w.terminal(w.login("alice"))
-		err := term.Run(command)
+		ok(t, term.Start(command))
+		err := term.Wait()
 		exit, is := err.(*ssh.ExitError)
 		if !is || exit.ExitStatus() != code {
 			t.Errorf("%s ended with %v, want %d: %q", command, err, code, term.out)
